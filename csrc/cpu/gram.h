@@ -1,0 +1,29 @@
+// Stage 1 of 5, Gram: X X^T (N x N) or X^T X (D x D).
+#pragma once
+
+#include "pack.h"
+
+#include <memory>
+
+namespace svdprune::cpu {
+
+enum class Side { kTokens, kFeatures };  // N x N, D x D
+
+inline Side smaller_side(const Image& image) {
+  return image.tokens <= image.features ? Side::kTokens : Side::kFeatures;
+}
+
+template <class T>
+struct Gram {
+  Side side;
+  int64_t n;                    // N or D
+  std::unique_ptr<T[]> values;  // [n, n], column-major, lower triangle
+  double trace;                 // 0 only for all-zero (transformed) features
+  Transform transform;          // what was applied to the features
+};
+
+// Throws NotFinite when x holds NaN or Inf, which the trace shows without a pass of its own.
+template <class T>
+Gram<T> gram(const Image& image, Side side, bool center);
+
+}  // namespace svdprune::cpu

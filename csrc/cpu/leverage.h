@@ -1,0 +1,17 @@
+// Stage 3 of 5, leverage: squared row norms of the leading left singular vectors.
+#pragma once
+
+#include "spectrum.h"
+
+namespace svdprune::cpu {
+
+// scores [N]: l_i = ||U[i, :r]||^2, see Note [leverage from Gram] in gram.cpp.
+template <class T>
+void leverage(const Image& image, const Spectrum<T>& spectrum, T* scores);
+
+// norms [n]: squared row norms of basis [n, r], column-major, each column divided by
+// sqrt(divisors[j]) when divisors is given. Sums in float64, in a fixed order.
+template <class T>
+void row_norms(const T* basis, int64_t n, int64_t rank, const T* divisors, T* norms);
+
+}  // namespace svdprune::cpu

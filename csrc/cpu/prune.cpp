@@ -1,0 +1,257 @@
+// The CPU backend's way from a dispatched call to the five stages and back: check, then for each
+// image gram -> spectrum -> leverage -> select -> gather. Images run in parallel on torch's pool,
+// and a single image leaves the threads to BLAS.
+
+#include "gather.h"
+#include "leverage.h"
+#include "select.h"
+
+#include "../prune_args.h"
+
+#include <algorithm>
+#include <exception>
+
+namespace svdprune::cpu {
+
+namespace {
+
+// Stages 1 to 3. scores [N] in the working precision T.
+template <class T>
+int32_t score_image_as(const Image& image, const Options& options, T* scores) {
+  if (image.tokens == 0 || image.features == 0) {
+    std::fill_n(scores, image.tokens, T(0));
+    return 0;
+  }
+  const Side side = smaller_side(image);
+  Spectrum<T> result = spectrum(gram<T>(image, side, options.center), options);
+  if (side == Side::kFeatures && !result.well_conditioned) {
+    // Only reached when directions without energy are asked for: N x N needs no division by them.
+    result = spectrum(gram<T>(image, Side::kTokens, options.center), options);
+  }
+  leverage(image, result, scores);
+  return static_cast<int32_t>(result.rank);
+}
+
+// The working precision: float64 for float64 input, float32 for all others.
+ScalarType score_dtype(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+int32_t score_image(const Image& image, const Options& options, void* scores) {
+  return image.dtype == ScalarType::Double
+             ? score_image_as(image, options, static_cast<double*>(scores))
+             : score_image_as(image, options, static_cast<float*>(scores));
+}
+
+// Calls select(typed scores).
+template <class F>
+auto with_scores(ScalarType dtype, const void* scores, F&& select) {
+  return dtype == ScalarType::Double ? select(static_cast<const double*>(scores))
+                                     : select(static_cast<const float*>(scores));
+}
+
+// x as images: [N, D] is one, [B, N, D] are B.
+struct Batch {
+  int64_t images, tokens, features;
+  bool batched;
+  Image first;
+  int64_t image_stride;  // in elements
+
+  explicit Batch(const Tensor& x)
+      : images(x.dim() == 3 ? x.size(0) : 1),
+        tokens(x.size(x.dim() - 2)),
+        features(x.size(x.dim() - 1)),
+        batched(x.dim() == 3),
+        first{x.const_data_ptr(), x.scalar_type(),       tokens,
+              features,           x.stride(x.dim() - 2), x.stride(x.dim() - 1)},
+        image_stride(batched ? x.stride(0) : 0) {}
+
+  Image image(int64_t b) const {
+    Image result = first;
+    result.data = static_cast<const char*>(first.data) + b * image_stride * width_of(first.dtype);
+    return result;
+  }
+
+  // [B, sizes...], or [sizes...] for unbatched input.
+  Tensor output(const Tensor& x, std::vector<int64_t> sizes, ScalarType dtype) const {
+    if (batched) {
+      sizes.insert(sizes.begin(), images);
+    }
+    return new_empty(x, sizes, dtype);
+  }
+};
+
+char* row(const Tensor& t, int64_t offset) {
+  return static_cast<char*>(t.mutable_data_ptr()) + offset * static_cast<int64_t>(t.element_size());
+}
+
+// Runs work(b) for every image, in parallel. An exception may not cross torch's thread pool: the
+// first image's is kept and thrown again here, with the image named where x is to blame.
+template <class F>
+void for_each_image(const char* op, int64_t images, bool batched, const F& work) {
+  std::vector<std::exception_ptr> errors(images);
+  const auto guarded = [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      try {
+        work(b);
+      } catch (...) {
+        errors[b] = std::current_exception();
+      }
+    }
+  };
+  if (images == 1) {
+    guarded(0, 1);  // outside a parallel region, so that BLAS may use every thread
+  } else {
+    torch::stable::parallel_for(0, images, 1, guarded);
+  }
+  for (int64_t b = 0; b < images; ++b) {
+    if (!errors[b]) {
+      continue;
+    }
+    try {
+      std::rethrow_exception(errors[b]);
+    } catch (const NotFinite&) {
+      const std::string name = batched ? "image " + std::to_string(b) + " of x" : "x";
+      refuse(op, "x must be finite, got NaN or Inf in ", name);
+    }
+  }
+}
+
+std::tuple<Tensor, Tensor> leverage_scores_cpu(const Tensor& x, double variance,
+                                               std::optional<int64_t> rank, bool center,
+                                               const std::string& solver) {
+  const char* op = "leverage_scores";
+  check_features(op, x, 2, 3, "[B, N, D] or [N, D]");
+  const Batch batch(x);
+  check_side(op, batch.tokens, batch.features);
+  const Options options = check_options(op, variance, rank, center, solver,
+                                        std::min(batch.tokens, batch.features), "min(N, D)");
+
+  const Tensor scores = batch.output(x, {batch.tokens}, score_dtype(x));
+  const Tensor ranks = batch.output(x, {}, ScalarType::Int);
+  for_each_image(op, batch.images, batch.batched, [&](int64_t b) {
+    const int32_t r = score_image(batch.image(b), options, row(scores, b * batch.tokens));
+    *reinterpret_cast<int32_t*>(row(ranks, b)) = r;
+  });
+  return {scores, ranks};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> prune_cpu(const Tensor& x, int64_t keep, double variance,
+                                                     std::optional<int64_t> rank, bool center,
+                                                     const std::string& solver,
+                                                     const std::string& select) {
+  const char* op = "prune";
+  check_features(op, x, 2, 3, "[B, N, D] or [N, D]");
+  const Batch batch(x);
+  check_side(op, batch.tokens, batch.features);
+  check_keep(op, "keep", keep, batch.tokens);
+  const Options options = check_options(op, variance, rank, center, solver,
+                                        std::min(batch.tokens, batch.features), "min(N, D)");
+  check_select(op, select);
+
+  const Tensor tokens = batch.output(x, {keep, batch.features}, x.scalar_type());
+  const Tensor indices = batch.output(x, {keep}, ScalarType::Long);
+  const Tensor scores = batch.output(x, {batch.tokens}, score_dtype(x));
+  const Tensor ranks = batch.output(x, {}, ScalarType::Int);
+  for_each_image(op, batch.images, batch.batched, [&](int64_t b) {
+    const Image image = batch.image(b);
+    void* image_scores = row(scores, b * batch.tokens);
+    int64_t* kept = reinterpret_cast<int64_t*>(row(indices, b * keep));
+    *reinterpret_cast<int32_t*>(row(ranks, b)) = score_image(image, options, image_scores);
+    with_scores(score_dtype(x), image_scores,
+                [&](const auto* s) { select_topk(s, batch.tokens, keep, kept); });
+    gather(image, kept, keep, row(tokens, b * keep * batch.features));
+  });
+  return {tokens, indices, scores, ranks};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> prune_adaptive_cpu(
+    const Tensor& x, int64_t max_keep, double coverage, double variance,
+    std::optional<int64_t> rank, bool center, const std::string& solver) {
+  const char* op = "prune_adaptive";
+  check_features(op, x, 2, 3, "[B, N, D] or [N, D]");
+  const Batch batch(x);
+  check_side(op, batch.tokens, batch.features);
+  check_keep(op, "max_keep", max_keep, batch.tokens);
+  check_coverage(op, coverage);
+  const Options options = check_options(op, variance, rank, center, solver,
+                                        std::min(batch.tokens, batch.features), "min(N, D)");
+
+  const Tensor tokens = batch.output(x, {max_keep, batch.features}, x.scalar_type());
+  const Tensor indices = batch.output(x, {max_keep}, ScalarType::Long);
+  const Tensor counts = batch.output(x, {}, ScalarType::Int);
+  const Tensor scores = batch.output(x, {batch.tokens}, score_dtype(x));
+  const Tensor ranks = batch.output(x, {}, ScalarType::Int);
+  for_each_image(op, batch.images, batch.batched, [&](int64_t b) {
+    const Image image = batch.image(b);
+    void* image_scores = row(scores, b * batch.tokens);
+    int64_t* kept = reinterpret_cast<int64_t*>(row(indices, b * max_keep));
+    *reinterpret_cast<int32_t*>(row(ranks, b)) = score_image(image, options, image_scores);
+    *reinterpret_cast<int32_t*>(row(counts, b)) =
+        with_scores(score_dtype(x), image_scores, [&](const auto* s) {
+          return static_cast<int32_t>(select_coverage(s, batch.tokens, max_keep, coverage, kept));
+        });
+    gather(image, kept, max_keep, row(tokens, b * max_keep * batch.features));
+  });
+  return {tokens, indices, counts, scores, ranks};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> prune_varlen_cpu(
+    const Tensor& x, const Tensor& cu_seqlens, const Tensor& cu_keep, int64_t total_keep,
+    int64_t max_seqlen, double variance, std::optional<int64_t> rank, bool center,
+    const std::string& solver, const std::string& select) {
+  const char* op = "prune_varlen";
+  check_features(op, x, 2, 2, "packed [T, D]");
+  check_offsets_tensor(op, "cu_seqlens", cu_seqlens, x);
+  check_offsets_tensor(op, "cu_keep", cu_keep, x);
+  const int64_t images = cu_seqlens.size(0) - 1;
+  if (cu_keep.size(0) != images + 1) {
+    refuse(op, "cu_keep must have cu_seqlens' length ", images + 1, ", got ", cu_keep.size(0));
+  }
+  const Batch packed(x);
+  const Tensor seqlens = to_int64(cu_seqlens);
+  const Tensor keeps = to_int64(cu_keep);
+  const int64_t* first_token = static_cast<const int64_t*>(seqlens.const_data_ptr());
+  const int64_t* first_kept = static_cast<const int64_t*>(keeps.const_data_ptr());
+  check_offsets(op, first_token, first_kept, images, packed.tokens, total_keep, max_seqlen);
+  check_side(op, max_seqlen, packed.features);
+  const Options options = check_options(op, variance, rank, center, solver, packed.features, "D");
+  check_select(op, select);
+
+  const Tensor tokens = new_empty(x, {total_keep, packed.features}, x.scalar_type());
+  const Tensor indices = new_empty(x, {total_keep}, ScalarType::Long);
+  const Tensor scores = new_empty(x, {packed.tokens}, score_dtype(x));
+  const Tensor ranks = new_empty(x, {images}, ScalarType::Int);
+  for_each_image(op, images, true, [&](int64_t b) {
+    Image image = packed.first;
+    image.tokens = first_token[b + 1] - first_token[b];
+    image.data = static_cast<const char*>(image.data) +
+                 first_token[b] * image.token_stride * width_of(image.dtype);
+    const int64_t keep = first_kept[b + 1] - first_kept[b];
+    Options own = options;
+    if (own.rank) {
+      own.rank = std::min(*own.rank, std::min(image.tokens, image.features));
+    }
+    void* image_scores = row(scores, first_token[b]);
+    int64_t* kept = reinterpret_cast<int64_t*>(row(indices, first_kept[b]));
+    *reinterpret_cast<int32_t*>(row(ranks, b)) = score_image(image, own, image_scores);
+    with_scores(score_dtype(x), image_scores,
+                [&](const auto* s) { select_topk(s, image.tokens, keep, kept); });
+    gather(image, kept, keep, row(tokens, first_kept[b] * packed.features));
+    for (int64_t k = 0; k < keep; ++k) {
+      kept[k] += first_token[b];  // from the image's rows to x's
+    }
+  });
+  return {tokens, indices, scores, ranks};
+}
+
+STABLE_TORCH_LIBRARY_IMPL(svdprune, CPU, m) {
+  m.impl("leverage_scores", TORCH_BOX(&leverage_scores_cpu));
+  m.impl("prune", TORCH_BOX(&prune_cpu));
+  m.impl("prune_adaptive", TORCH_BOX(&prune_adaptive_cpu));
+  m.impl("prune_varlen", TORCH_BOX(&prune_varlen_cpu));
+}
+
+}  // namespace
+
+}  // namespace svdprune::cpu

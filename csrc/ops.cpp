@@ -1,0 +1,35 @@
+// Every op schema of svdprune_ext. The kernels register themselves, per backend, in
+// cpu/prune.cpp and cuda/; fake kernels and autograd are registered in svdprune_ext/_register.py.
+
+#include "stable.h"
+
+STABLE_TORCH_LIBRARY(svdprune, m) {
+  // Leverage of each token on the top left singular vectors: x [B, N, D] or [N, D] ->
+  // scores [B, N], rank [B].
+  m.def(
+      "leverage_scores(Tensor x, *, float variance=0.9, SymInt? rank=None, bool center=False, "
+      "str solver=\"auto\") -> (Tensor scores, Tensor rank)");
+
+  // The `keep` tokens of highest leverage: tokens [B, keep, D], indices [B, keep], scores [B, N],
+  // rank [B].
+  m.def(
+      "prune(Tensor x, SymInt keep, *, float variance=0.9, SymInt? rank=None, bool center=False, "
+      "str solver=\"auto\", str select=\"topk\") "
+      "-> (Tensor tokens, Tensor indices, Tensor scores, Tensor rank)");
+
+  // The fewest tokens whose leverage sums to coverage * rank, padded to max_keep: tokens
+  // [B, max_keep, D], indices [B, max_keep], count [B], scores [B, N], rank [B].
+  m.def(
+      "prune_adaptive(Tensor x, SymInt max_keep, *, float coverage, float variance=0.9, "
+      "SymInt? rank=None, bool center=False, str solver=\"auto\") "
+      "-> (Tensor tokens, Tensor indices, Tensor count, Tensor scores, Tensor rank)");
+
+  // Packed images of different lengths: x [T, D], image b is x[cu_seqlens[b]:cu_seqlens[b + 1]] and
+  // keeps cu_keep[b + 1] - cu_keep[b] tokens: tokens [total_keep, D], indices [total_keep] into x,
+  // scores [T], rank [B]. total_keep and max_seqlen are given so that a device needs no host sync.
+  m.def(
+      "prune_varlen(Tensor x, Tensor cu_seqlens, Tensor cu_keep, *, SymInt total_keep, "
+      "SymInt max_seqlen, float variance=0.9, SymInt? rank=None, bool center=False, "
+      "str solver=\"auto\", str select=\"topk\") "
+      "-> (Tensor tokens, Tensor indices, Tensor scores, Tensor rank)");
+}

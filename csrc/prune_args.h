@@ -1,0 +1,141 @@
+// All checks at the boundary, run once by either backend before any work. A refusal is a
+// std::invalid_argument, ValueError in Python: "svdprune::op: argument must be ..., got ...".
+#pragma once
+
+#include "image.h"
+#include "stable.h"
+
+#include <optional>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+namespace svdprune {
+
+// The Gram matrix is indexed with 32-bit integers, and a larger one would not fit a real-time
+// budget.
+constexpr int64_t kMaxSide = 16384;         // min(N, D)
+constexpr int64_t kMaxExtent = 2147483647;  // N, D
+
+template <class... Parts>
+[[noreturn]] void refuse(const char* op, const Parts&... parts) {
+  std::ostringstream message;
+  message << "svdprune::" << op << ": ";
+  (message << ... << parts);
+  throw std::invalid_argument(message.str());
+}
+
+inline std::string shape_of(const Tensor& t) {
+  std::ostringstream out;
+  out << "[";
+  for (int64_t i = 0; i < t.dim(); ++i) {
+    out << (i ? ", " : "") << t.size(i);
+  }
+  out << "]";
+  return out.str();
+}
+
+// min_dim..max_dim dimensions, the last two being [N, D].
+inline void check_features(const char* op, const Tensor& x, int64_t min_dim, int64_t max_dim,
+                           const char* shapes) {
+  const ScalarType dtype = x.scalar_type();
+  if (dtype != ScalarType::Double && dtype != ScalarType::Float && dtype != ScalarType::Half &&
+      dtype != ScalarType::BFloat16) {
+    refuse(op, "x must be float64, float32, float16 or bfloat16, got ",
+           torch::headeronly::toString(dtype));
+  }
+  if (x.dim() < min_dim || x.dim() > max_dim) {
+    refuse(op, "x must be ", shapes, ", got shape ", shape_of(x));
+  }
+  const int64_t n = x.size(x.dim() - 2);
+  const int64_t d = x.size(x.dim() - 1);
+  if (n > kMaxExtent || d > kMaxExtent) {
+    refuse(op, "x must have N and D below 2^31, got shape ", shape_of(x));
+  }
+}
+
+inline void check_side(const char* op, int64_t n, int64_t d) {
+  if (std::min(n, d) > kMaxSide) {
+    refuse(op, "x must have min(N, D) <= ", kMaxSide, ", got N = ", n, ", D = ", d);
+  }
+}
+
+inline Solver parse_solver(const char* op, const std::string& solver) {
+  if (solver == "auto" || solver == "eigh") {
+    return Solver::kEigh;
+  }
+  refuse(op, "solver must be \"auto\" or \"eigh\", got \"", solver, "\"");
+}
+
+inline void check_select(const char* op, const std::string& select) {
+  if (select != "topk") {
+    refuse(op, "select must be \"topk\", got \"", select, "\"");
+  }
+}
+
+// rank_limit: min(N, D), or for packed images, whose own limit clips it, D.
+inline Options check_options(const char* op, double variance, std::optional<int64_t> rank,
+                             bool center, const std::string& solver, int64_t rank_limit,
+                             const char* limit_name) {
+  if (!(variance > 0 && variance <= 1)) {
+    refuse(op, "variance must be in (0, 1], got ", variance);
+  }
+  if (rank && (*rank < 1 || *rank > rank_limit)) {
+    refuse(op, "rank must be in [1, ", limit_name, "] = [1, ", rank_limit, "], got ", *rank);
+  }
+  return Options{variance, rank, center, parse_solver(op, solver)};
+}
+
+inline void check_keep(const char* op, const char* name, int64_t keep, int64_t n) {
+  if (keep < 0 || keep > n) {
+    refuse(op, name, " must be in [0, N] = [0, ", n, "], got ", keep);
+  }
+}
+
+inline void check_coverage(const char* op, double coverage) {
+  if (!(coverage > 0 && coverage <= 1)) {
+    refuse(op, "coverage must be in (0, 1], got ", coverage);
+  }
+}
+
+// [B + 1] integers on x's device; the values are read by the backend.
+inline void check_offsets_tensor(const char* op, const char* name, const Tensor& offsets,
+                                 const Tensor& x) {
+  const ScalarType dtype = offsets.scalar_type();
+  if (dtype != ScalarType::Int && dtype != ScalarType::Long) {
+    refuse(op, name, " must be int32 or int64, got ", torch::headeronly::toString(dtype));
+  }
+  if (offsets.dim() != 1 || offsets.size(0) < 1) {
+    refuse(op, name, " must be [B + 1], got shape ", shape_of(offsets));
+  }
+  if (offsets.is_cpu() != x.is_cpu() || offsets.get_device_index() != x.get_device_index()) {
+    refuse(op, name, " must be on the device of x");
+  }
+}
+
+// The values of cu_seqlens [B + 1] and cu_keep [B + 1], once they are at hand on the host.
+inline void check_offsets(const char* op, const int64_t* cu_seqlens, const int64_t* cu_keep,
+                          int64_t images, int64_t tokens, int64_t total_keep, int64_t max_seqlen) {
+  if (cu_seqlens[0] != 0 || cu_seqlens[images] != tokens) {
+    refuse(op, "cu_seqlens must run from 0 to the ", tokens, " rows of x, got ", cu_seqlens[0],
+           " to ", cu_seqlens[images]);
+  }
+  if (cu_keep[0] != 0 || cu_keep[images] != total_keep) {
+    refuse(op, "cu_keep must run from 0 to total_keep = ", total_keep, ", got ", cu_keep[0], " to ",
+           cu_keep[images]);
+  }
+  for (int64_t b = 0; b < images; ++b) {
+    const int64_t length = cu_seqlens[b + 1] - cu_seqlens[b];
+    const int64_t keep = cu_keep[b + 1] - cu_keep[b];
+    if (length < 0 || length > max_seqlen) {
+      refuse(op, "cu_seqlens must rise by 0 to max_seqlen = ", max_seqlen, " an image, got ",
+             length, " for image ", b);
+    }
+    if (keep < 0 || keep > length) {
+      refuse(op, "cu_keep must rise by 0 to the image's length = ", length, ", got ", keep,
+             " for image ", b);
+    }
+  }
+}
+
+}  // namespace svdprune

@@ -1,0 +1,34 @@
+// Aliases for torch's stable C++ ABI, and the one ATen call the kernels make.
+//
+// Everything here keeps working from torch 2.10 on: no ATen or c10 header is included.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <vector>
+
+namespace svdprune {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// An uninitialised tensor on `like`'s device.
+inline Tensor new_empty(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {
+  return torch::stable::new_empty(
+      like, torch::headeronly::IntHeaderOnlyArrayRef(sizes.data(), sizes.size()), dtype);
+}
+
+// aten::to.dtype(Tensor self, ScalarType dtype, ...), for index tensors only: under torch.autocast
+// a kernel's own ATen calls are dispatched again, so nothing that touches the features goes through
+// ATen.
+inline Tensor to_int64(const Tensor& t) {
+  return torch::stable::contiguous(torch::stable::to(t, ScalarType::Long));
+}
+
+}  // namespace svdprune

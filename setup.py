@@ -1,0 +1,44 @@
+"""Drives CMake, which holds the build (CMakeLists.txt), from setuptools. Metadata: pyproject.toml.
+
+Environment: SVDPRUNE_CUDA=ON builds the CUDA backend, SVDPRUNE_CUDA_ARCHITECTURES ("80;90a") names its
+targets, CMAKE_ARGS is passed on.
+"""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+
+
+class CMakeBuild(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        # The folder of the package in the wheel. An editable install uses the source tree's, into which
+        # setuptools itself copies the Python module only.
+        targets = [Path(self.get_ext_fullpath(ext.name)).resolve().parent]
+        if self.editable_mode:
+            targets.append(ROOT / "svdprune_ext")
+        build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
+        options = [
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-DSVDPRUNE_CUDA={os.environ.get('SVDPRUNE_CUDA', 'OFF')}",
+            f"-DSVDPRUNE_CUDA_ARCHITECTURES={os.environ.get('SVDPRUNE_CUDA_ARCHITECTURES', '')}",
+            *shlex.split(os.environ.get("CMAKE_ARGS", "")),
+        ]
+        subprocess.run(
+            ["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *options], check=True
+        )
+        subprocess.run(["cmake", "--build", str(build)], check=True)
+        for target in targets:
+            subprocess.run(["cmake", "--install", str(build), "--prefix", str(target)], check=True)
+
+
+setup(
+    ext_modules=[Extension("svdprune_ext._native", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+)

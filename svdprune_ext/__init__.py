@@ -1,0 +1,33 @@
+"""Real-time vision-token pruning by SVD leverage scores (SVD-Prune, arXiv 2604.11530)."""
+
+from importlib.metadata import version as _version
+
+from svdprune_ext._load import load_libraries as _load_libraries
+
+has_cuda = _load_libraries()
+
+from svdprune_ext import _register as _register  # noqa: E402  (needs the op schemas)
+from svdprune_ext.module import SVDPrune  # noqa: E402
+from svdprune_ext.ops import (  # noqa: E402
+    LeverageScores,
+    Pruned,
+    PrunedAdaptive,
+    leverage_scores,
+    prune,
+    prune_adaptive,
+    prune_varlen,
+)
+
+__version__ = _version("svdprune_ext")
+
+__all__ = [
+    "LeverageScores",
+    "Pruned",
+    "PrunedAdaptive",
+    "SVDPrune",
+    "has_cuda",
+    "leverage_scores",
+    "prune",
+    "prune_adaptive",
+    "prune_varlen",
+]

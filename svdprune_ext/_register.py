@@ -1,0 +1,155 @@
+"""Fake kernels and autograd of the operators.
+
+Autocast needs no rule: the kernels read the features without ATen, so there is nothing that
+``torch.autocast`` could lower.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def _score_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _check_features(op: str, x: Tensor, dims: tuple[int, ...]) -> None:
+    # The checks whose failure would break the shape arithmetic below; the kernels make all of them.
+    torch._check_value(
+        x.dim() in dims,
+        lambda: f"svdprune::{op}: x must be [B, N, D] or [N, D], got shape {list(x.shape)}",
+    )
+
+
+@torch.library.register_fake("svdprune::leverage_scores")
+def _(
+    x: Tensor,
+    *,
+    variance: float = 0.9,
+    rank: int | None = None,
+    center: bool = False,
+    solver: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    _check_features("leverage_scores", x, (2, 3))
+    return (
+        x.new_empty(x.shape[:-1], dtype=_score_dtype(x)),
+        x.new_empty(x.shape[:-2], dtype=torch.int32),
+    )
+
+
+@torch.library.register_fake("svdprune::prune")
+def _(
+    x: Tensor,
+    keep: int,
+    *,
+    variance: float = 0.9,
+    rank: int | None = None,
+    center: bool = False,
+    solver: str = "auto",
+    select: str = "topk",
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _check_features("prune", x, (2, 3))
+    batch = x.shape[:-2]
+    return (
+        x.new_empty((*batch, keep, x.shape[-1])),
+        x.new_empty((*batch, keep), dtype=torch.int64),
+        x.new_empty(x.shape[:-1], dtype=_score_dtype(x)),
+        x.new_empty(batch, dtype=torch.int32),
+    )
+
+
+@torch.library.register_fake("svdprune::prune_adaptive")
+def _(
+    x: Tensor,
+    max_keep: int,
+    *,
+    coverage: float,
+    variance: float = 0.9,
+    rank: int | None = None,
+    center: bool = False,
+    solver: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    _check_features("prune_adaptive", x, (2, 3))
+    batch = x.shape[:-2]
+    return (
+        x.new_empty((*batch, max_keep, x.shape[-1])),
+        x.new_empty((*batch, max_keep), dtype=torch.int64),
+        x.new_empty(batch, dtype=torch.int32),
+        x.new_empty(x.shape[:-1], dtype=_score_dtype(x)),
+        x.new_empty(batch, dtype=torch.int32),
+    )
+
+
+@torch.library.register_fake("svdprune::prune_varlen")
+def _(
+    x: Tensor,
+    cu_seqlens: Tensor,
+    cu_keep: Tensor,
+    *,
+    total_keep: int,
+    max_seqlen: int,
+    variance: float = 0.9,
+    rank: int | None = None,
+    center: bool = False,
+    solver: str = "auto",
+    select: str = "topk",
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _check_features("prune_varlen", x, (2,))
+    return (
+        x.new_empty((total_keep, x.shape[1])),
+        x.new_empty((total_keep,), dtype=torch.int64),
+        x.new_empty(x.shape[:1], dtype=_score_dtype(x)),
+        x.new_empty((cu_seqlens.shape[0] - 1,), dtype=torch.int32),
+    )
+
+
+def _setup_gather(
+    ctx: Any,
+    inputs: tuple[Any, ...],
+    keyword_only_inputs: dict[str, Any],
+    output: tuple[Tensor, ...],
+) -> None:
+    # The selection is piecewise constant, so only the gather has a derivative.
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(output[1])
+    ctx.shape = inputs[0].shape
+
+
+def _backward_gather(ctx: Any, grad_tokens: Tensor, *_: Any) -> Tensor:
+    (indices,) = ctx.saved_tensors
+    # A padded place (index -1) is a constant zero row: its gradient goes nowhere.
+    grad_tokens = grad_tokens * (indices >= 0).unsqueeze(-1)
+    indices = indices.clamp_min(0).unsqueeze(-1).expand_as(grad_tokens)
+    return grad_tokens.new_zeros(ctx.shape).scatter_add(-2, indices, grad_tokens)
+
+
+def _backward_for(inputs: int) -> Any:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        return (_backward_gather(ctx, *grads), *([None] * (inputs - 1)))
+
+    return backward
+
+
+def _setup_scores(
+    ctx: Any,
+    inputs: tuple[Any, ...],
+    keyword_only_inputs: dict[str, Any],
+    output: tuple[Tensor, ...],
+) -> None:
+    ctx.mark_non_differentiable(*output)
+
+
+def _backward_scores(ctx: Any, *_: Any) -> None:
+    return None
+
+
+torch.library.register_autograd(
+    "svdprune::leverage_scores", _backward_scores, setup_context=_setup_scores
+)
+for _name, _inputs in (("prune", 2), ("prune_adaptive", 2), ("prune_varlen", 3)):
+    torch.library.register_autograd(
+        f"svdprune::{_name}", _backward_for(_inputs), setup_context=_setup_gather
+    )

@@ -1,0 +1,128 @@
+"""The method in plain torch: the float64 oracle, and the reference in the input's own precision.
+
+``oracle_*`` is the specification of SVD-Prune (arXiv 2604.11530, section 3): slow, plain, in float64, one
+image after the other; every backend is tested against it. ``reference_prune`` is the same method as one
+would write it in PyTorch for use, batched and in the input's precision: benchmarks compare with it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Decomposition(NamedTuple):
+    """What the oracle knows of one image [N, D].
+
+    Attributes:
+        scores: Leverage of each token, float64 [N].
+        rank: Number of leading directions r.
+        energy: Squared singular values, descending, float64 [min(N, D)].
+    """
+
+    scores: Tensor
+    rank: int
+    energy: Tensor
+
+
+def oracle_leverage(
+    x: Tensor, variance: float = 0.9, rank: int | None = None, center: bool = False
+) -> Decomposition:
+    """Leverage scores of one image by a float64 SVD.
+
+    Args:
+        x: Vision tokens [N, D].
+        variance: Share of the energy ``||x||_F^2`` that the leading directions hold, in (0, 1].
+        rank: Number of leading directions; overrides ``variance``.
+        center: Subtract the mean token first.
+
+    Returns:
+        The scores, the rank and the spectrum.
+    """
+    x = x.detach().double()
+    if center:
+        x = x - x.mean(dim=0, keepdim=True)
+    if x.numel() == 0 or not x.any():
+        return Decomposition(x.new_zeros(x.shape[0]), 0, x.new_zeros(min(x.shape)))
+
+    # X = U S V^T
+    u, s, _ = torch.linalg.svd(x, full_matrices=False)
+    energy = (s / s[0]) ** 2 * s[0] ** 2
+
+    # The smallest r that holds the asked share of the energy.
+    if rank is None:
+        share = ((s / s[0]) ** 2).cumsum(0) / ((s / s[0]) ** 2).sum()
+        rank = int((share < variance).sum().item()) + 1
+        rank = min(rank, len(s))
+
+    # l_i = ||U[i, :r]||^2
+    return Decomposition((u[:, :rank] ** 2).sum(dim=1), rank, energy)
+
+
+def oracle_topk(scores: Tensor, keep: int) -> Tensor:
+    """Indices [keep] of the highest scores [N], ascending; ties go to the lower index."""
+    order = torch.argsort(scores, descending=True, stable=True)
+    return order[:keep].sort().values
+
+
+def oracle_coverage(scores: Tensor, max_keep: int, coverage: float) -> Tensor:
+    """Indices, ascending, of the fewest tokens whose scores [N] sum to ``coverage`` of their total.
+
+    At most ``max_keep``. Ties go to the lower index.
+    """
+    order = torch.argsort(scores, descending=True, stable=True)
+    covered = scores[order].cumsum(0)
+    count = int((covered < coverage * scores.sum()).sum().item()) + 1 if scores.any() else 0
+    return order[: min(count, max_keep)].sort().values
+
+
+def reference_prune(
+    x: Tensor, keep: int, variance: float = 0.9
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """SVD-Prune in plain PyTorch, in the input's precision (float32 for 16-bit input), batched.
+
+    Args:
+        x: Vision tokens [B, N, D].
+        keep: Number of tokens to keep.
+        variance: Share of the energy that the leading directions hold.
+
+    Returns:
+        tokens [B, keep, D], indices [B, keep], scores [B, N], rank [B], as the operator's.
+    """
+    work = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    u, s, _ = torch.linalg.svd(work, full_matrices=False)
+    energy = s.square()
+    share = energy.cumsum(-1) / energy.sum(-1, keepdim=True)
+    rank = (share < variance).sum(-1) + 1
+    head = torch.arange(s.shape[-1], device=x.device) < rank[:, None]
+    scores = (u.square() * head[:, None, :]).sum(-1)
+    indices = scores.topk(keep, dim=-1).indices.sort(dim=-1).values
+    tokens = x.gather(1, indices[..., None].expand(-1, -1, x.shape[-1]))
+    return tokens, indices, scores, rank
+
+
+def gram_eigh_prune(
+    x: Tensor, keep: int, variance: float = 0.9
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same by ``torch.linalg.eigh`` of the Gram matrix: what a careful PyTorch user would write.
+
+    Arguments and results as ``reference_prune``. Works on the smaller of N x N and D x D.
+    """
+    work = x if x.dtype in (torch.float32, torch.float64) else x.float()
+    on_tokens = x.shape[1] <= x.shape[2]
+    gram = work @ work.mT if on_tokens else work.mT @ work
+    energy, vectors = torch.linalg.eigh(gram)
+    energy, vectors = energy.flip(-1).clamp_min(0), vectors.flip(-1)
+    share = energy.cumsum(-1) / energy.sum(-1, keepdim=True)
+    rank = (share < variance).sum(-1) + 1
+    head = torch.arange(energy.shape[-1], device=x.device) < rank[:, None]
+    if not on_tokens:
+        vectors = work @ (
+            vectors / energy.clamp_min(torch.finfo(energy.dtype).tiny).sqrt()[:, None]
+        )
+    scores = (vectors.square() * head[:, None, :]).sum(-1)
+    indices = scores.topk(keep, dim=-1).indices.sort(dim=-1).values
+    tokens = x.gather(1, indices[..., None].expand(-1, -1, x.shape[-1]))
+    return tokens, indices, scores, rank
