@@ -1,6 +1,7 @@
 // The pybind11 module _native: facts of the build, and CPU stages for unit tests on NumPy arrays.
 // Nothing on the way of the ops passes through here.
 
+#include "cpu/gather.h"
 #include "cpu/gram.h"
 #include "cpu/leverage.h"
 #include "cpu/select.h"
@@ -10,6 +11,9 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+
+#include <chrono>
+#include <vector>
 
 namespace py = pybind11;
 
@@ -92,6 +96,44 @@ py::tuple select_coverage(const Vector& scores, int64_t max_keep, double coverag
   return py::make_tuple(indices, count);
 }
 
+// {stage: seconds} of one pass over x [N, D].
+py::dict stage_times(const Matrix& x, int64_t keep, double variance) {
+  namespace cpu = svdprune::cpu;
+  using Clock = std::chrono::steady_clock;
+  const svdprune::Image image = image_of(x);
+  if (keep < 0 || keep > image.tokens) {
+    throw py::value_error("keep must be in [0, N]");
+  }
+  svdprune::Options options;
+  options.variance = variance;
+  std::vector<float> scores(image.tokens);
+  std::vector<int64_t> indices(keep);
+  std::vector<float> tokens(keep * image.features);
+
+  const auto start = Clock::now();
+  auto gram = cpu::gram<float>(image, cpu::smaller_side(image), false);
+  const auto after_gram = Clock::now();
+  const auto spectrum = cpu::spectrum(std::move(gram), options);
+  const auto after_spectrum = Clock::now();
+  cpu::leverage(image, spectrum, scores.data());
+  const auto after_leverage = Clock::now();
+  cpu::select_topk(scores.data(), image.tokens, keep, indices.data());
+  const auto after_select = Clock::now();
+  cpu::gather(image, indices.data(), keep, tokens.data());
+  const auto after_gather = Clock::now();
+
+  const auto seconds = [](auto from, auto to) {
+    return std::chrono::duration<double>(to - from).count();
+  };
+  py::dict times;
+  times["gram"] = seconds(start, after_gram);
+  times["spectrum"] = seconds(after_gram, after_spectrum);
+  times["leverage"] = seconds(after_spectrum, after_leverage);
+  times["select"] = seconds(after_leverage, after_select);
+  times["gather"] = seconds(after_select, after_gather);
+  return times;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
@@ -103,4 +145,5 @@ PYBIND11_MODULE(_native, m) {
   m.def("select_topk", &select_topk, py::arg("scores"), py::arg("keep"));
   m.def("select_coverage", &select_coverage, py::arg("scores"), py::arg("max_keep"),
         py::arg("coverage"));
+  m.def("stage_times", &stage_times, py::arg("x"), py::arg("keep"), py::arg("variance") = 0.9);
 }

@@ -7,6 +7,7 @@ from svdprune_ext._load import load_libraries as _load_libraries
 has_cuda = _load_libraries()
 
 from svdprune_ext import _register as _register  # noqa: E402  (needs the op schemas)
+from svdprune_ext.models import apply, supported_models  # noqa: E402
 from svdprune_ext.module import SVDPrune  # noqa: E402
 from svdprune_ext.ops import (  # noqa: E402
     LeverageScores,
@@ -25,9 +26,11 @@ __all__ = [
     "Pruned",
     "PrunedAdaptive",
     "SVDPrune",
+    "apply",
     "has_cuda",
     "leverage_scores",
     "prune",
     "prune_adaptive",
     "prune_varlen",
+    "supported_models",
 ]

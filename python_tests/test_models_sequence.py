@@ -1,0 +1,50 @@
+"""Packing, cache layout and positions on sequences small enough to write down."""
+
+import torch
+
+from svdprune_ext.models.sequence import Layout, Packing, compact_positions
+
+# Row 0 drops positions 1 and 2, row 1 drops position 3 only: one filler at row 0's left.
+DROPPED = torch.tensor([[0, 1, 1, 0, 0], [0, 0, 0, 1, 0]]).bool()
+PACKING = Packing.dropping(DROPPED, most_kept=4)
+
+
+def test_rows_are_packed_to_the_right():
+    assert PACKING.valid.tolist() == [[False, True, True, True], [True] * 4]
+    assert PACKING.index[0, 1:].tolist() == [0, 3, 4]
+    assert PACKING.index[1].tolist() == [0, 1, 2, 4]
+
+
+def test_pack_zeroes_the_filler_even_where_the_row_is_nan():
+    embeddings = torch.arange(1.0, 11).view(2, 5, 1)
+    embeddings[DROPPED] = float("nan")
+    assert PACKING.pack(embeddings).squeeze(-1).tolist() == [[0, 1, 4, 5], [6, 7, 8, 10]]
+
+
+def test_unpack_repeats_the_kept_position_before():
+    hidden = torch.tensor([[-1.0, 10, 13, 14], [20, 21, 22, 24]]).unsqueeze(-1)
+    expected = [[10, 10, 10, 13, 14], [20, 21, 22, 22, 24]]
+    assert PACKING.unpack(hidden).squeeze(-1).tolist() == expected
+
+
+def test_unpack_where_nothing_is_kept_before():
+    packing = Packing.dropping(torch.tensor([[True, True, False]]), most_kept=1)
+    assert packing.unpack(torch.tensor([[[7.0]]])).flatten().tolist() == [7, 7, 7]
+
+
+def test_compact_positions_close_the_gaps():
+    ids = torch.arange(5).expand(2, -1)
+    positions = compact_positions(ids, PACKING, torch.zeros(2, 1, dtype=torch.long))
+    assert positions[0, 1:].tolist() == [0, 1, 2]
+    assert positions[1].tolist() == [0, 1, 2, 3]
+
+
+def test_layout_follows_the_cache():
+    layout = Layout.full(2, 0, torch.device("cpu")).extended(PACKING)
+    assert layout.positions == 5
+    assert layout.dropped.tolist() == [[2], [1]]
+    grown = layout.grown_to(6)  # two more tokens were decoded
+    assert grown.positions == 7
+    assert grown.index[:, -2:].tolist() == [[5, 6], [5, 6]]
+    padded = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1, 1]])
+    assert grown.slot_mask(padded).tolist() == [[0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]]

@@ -1,0 +1,117 @@
+"""Taking dropped tokens out of a padded batch of sequences, and what that does to mask and positions.
+
+Shapes: B sequences, q new positions, M slots that remain of them, C slots in the cache, F positions that
+the caller has shown the model so far (C <= F: dropped positions have no slot).
+
+Note [packing to the right]
+Rows may drop different numbers of tokens. What remains of a row stands at its right end, in its
+original order, so the last slot is the row's last position and generation reads it there, as
+with left padding; the slots left over at the left are filled, and masked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Which positions of a step remain.
+
+    Attributes:
+        index: Position that each slot holds, int64 [B, M].
+        valid: Whether the slot holds a kept position, not a filler, bool [B, M].
+        kept: Whether each position remains, bool [B, q].
+    """
+
+    index: Tensor
+    valid: Tensor
+    kept: Tensor
+
+    @classmethod
+    def dropping(cls, dropped: Tensor, most_kept: int) -> Packing:
+        """Packs to the right; see the note above. ``most_kept``: M, of the longest row."""
+        kept = ~dropped
+        order = torch.argsort(kept.long(), dim=1, stable=True)
+        index = order[:, order.shape[1] - most_kept :]
+        return cls(index, kept.gather(1, index), kept)
+
+    def pack(self, embeddings: Tensor) -> Tensor:
+        """[B, q, H] -> [B, M, H]; fillers are zeros."""
+        index = self.index.unsqueeze(-1).expand(-1, -1, embeddings.shape[-1])
+        packed = embeddings.gather(1, index)
+        return torch.where(self.valid.unsqueeze(-1), packed, packed.new_zeros(()))
+
+    def unpack(self, hidden: Tensor) -> Tensor:
+        """[B, M, H] -> [B, q, H]; a dropped position repeats the kept one before it."""
+        fillers = self.index.shape[1] - self.kept.sum(1, keepdim=True)
+        slot = torch.maximum(self.kept.cumsum(1) - 1, torch.zeros_like(fillers)) + fillers
+        return hidden.gather(1, slot.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the slots of a key-value cache hold, once tokens were dropped on the way into it.
+
+    Slots after ``index`` hold the positions after ``positions``, one by one.
+
+    Attributes:
+        index: Position that each slot holds, int64 [B, slots].
+        valid: Whether the slot holds a position at all, bool [B, slots].
+        positions: Number of positions shown to the model when this was noted.
+        dropped: How many of them each row dropped, int64 [B, 1].
+    """
+
+    index: Tensor
+    valid: Tensor
+    positions: int
+    dropped: Tensor
+
+    @classmethod
+    def full(cls, rows: int, slots: int, device: torch.device) -> Layout:
+        """Nothing dropped yet."""
+        index = torch.arange(slots, device=device).expand(rows, -1)
+        zeros = torch.zeros(rows, 1, dtype=torch.int64, device=device)
+        return cls(index, torch.ones_like(index, dtype=torch.bool), slots, zeros)
+
+    def grown_to(self, slots: int) -> Layout:
+        """The layout of the same cache, now with ``slots`` slots."""
+        new = slots - self.index.shape[1]
+        if new == 0:
+            return self
+        rows, device = self.index.shape[0], self.index.device
+        tail = torch.arange(self.positions, self.positions + new, device=device).expand(rows, -1)
+        return Layout(
+            torch.cat([self.index, tail], 1),
+            torch.cat([self.valid, torch.ones_like(tail, dtype=torch.bool)], 1),
+            self.positions + new,
+            self.dropped,
+        )
+
+    def extended(self, packing: Packing) -> Layout:
+        """The layout after a step whose positions were packed."""
+        return Layout(
+            torch.cat([self.index, self.positions + packing.index], 1),
+            torch.cat([self.valid, packing.valid], 1),
+            self.positions + packing.kept.shape[1],
+            self.dropped + (~packing.kept).sum(1, keepdim=True),
+        )
+
+    def slot_mask(self, attention_mask: Tensor) -> Tensor:
+        """[B, at least F], by position -> [B, slots], by slot."""
+        return attention_mask.gather(1, self.index) * self.valid.to(attention_mask.dtype)
+
+
+def compact_positions(position_ids: Tensor, packing: Packing, before: Tensor) -> Tensor:
+    """Position ids [B or 1, q] renumbered as if the dropped tokens had never been: [B, M].
+
+    Args:
+        position_ids: As the caller numbers the new positions.
+        packing: Which of them remain.
+        before: How many each row dropped earlier, int64 [B, 1].
+    """
+    dropped = before + (~packing.kept).cumsum(1)
+    return (position_ids - dropped).clamp_min(0).gather(1, packing.index)
