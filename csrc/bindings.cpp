@@ -55,7 +55,7 @@ Matrix gram(const Matrix& x, bool tokens_side, bool center) {
   return full;
 }
 
-// (eigenvalues [r] ascending, basis [n, r]) of the Gram matrix of x, on its smaller side.
+// (eigenvalues [r] descending, basis [n, r]) of the Gram matrix of x, on its smaller side.
 py::tuple spectrum(const Matrix& x, double variance) {
   const svdprune::Image image = image_of(x);
   svdprune::Options options;
@@ -73,8 +73,8 @@ py::tuple spectrum(const Matrix& x, double variance) {
   return py::make_tuple(eigenvalues, basis);
 }
 
-int64_t rank_for_variance(const Vector& eigenvalues, double variance) {
-  return svdprune::cpu::rank_for_variance(eigenvalues.data(), eigenvalues.size(), variance);
+int64_t rank_for_variance(const Vector& eigenvalues, double variance, double total) {
+  return svdprune::cpu::rank_for_variance(eigenvalues.data(), eigenvalues.size(), variance, total);
 }
 
 py::array_t<int64_t> select_topk(const Vector& scores, int64_t keep) {
@@ -141,7 +141,8 @@ PYBIND11_MODULE(_native, m) {
   m.def("build_info", &build_info);
   m.def("gram", &gram, py::arg("x"), py::arg("tokens_side"), py::arg("center") = false);
   m.def("spectrum", &spectrum, py::arg("x"), py::arg("variance"));
-  m.def("rank_for_variance", &rank_for_variance, py::arg("eigenvalues"), py::arg("variance"));
+  m.def("rank_for_variance", &rank_for_variance, py::arg("eigenvalues"), py::arg("variance"),
+        py::arg("total"));
   m.def("select_topk", &select_topk, py::arg("scores"), py::arg("keep"));
   m.def("select_coverage", &select_coverage, py::arg("scores"), py::arg("max_keep"),
         py::arg("coverage"));

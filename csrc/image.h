@@ -33,13 +33,13 @@ inline int64_t width_of(ScalarType dtype) {
   }
 }
 
-enum class Solver { kEigh };
+enum class Solver { kAuto, kEigh, kTridiag };
 
 struct Options {
   double variance = 0.9;
   std::optional<int64_t> rank;  // overrides variance
   bool center = false;
-  Solver solver = Solver::kEigh;
+  Solver solver = Solver::kAuto;
 };
 
 }  // namespace svdprune

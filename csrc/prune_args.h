@@ -61,10 +61,16 @@ inline void check_side(const char* op, int64_t n, int64_t d) {
 }
 
 inline Solver parse_solver(const char* op, const std::string& solver) {
-  if (solver == "auto" || solver == "eigh") {
+  if (solver == "auto") {
+    return Solver::kAuto;
+  }
+  if (solver == "tridiag") {
+    return Solver::kTridiag;
+  }
+  if (solver == "eigh") {
     return Solver::kEigh;
   }
-  refuse(op, "solver must be \"auto\" or \"eigh\", got \"", solver, "\"");
+  refuse(op, "solver must be \"auto\", \"tridiag\" or \"eigh\", got \"", solver, "\"");
 }
 
 inline void check_select(const char* op, const std::string& select) {

@@ -1,9 +1,13 @@
 """Typed wrappers of ``torch.ops.svdprune.*``.
 
 Numerics, for all: float64 input is worked on in float64, all others in float32 (16-bit products are exact
-in it). Against a float64 SVD of the same input the scores differ by at most
-``max(2e-4, 6e-8 / gap)`` with ``gap = (lambda_r - lambda_r+1) / lambda_1`` of the Gram matrix, and the rank
-only where the energy at the cut lies within 1e-5 of the threshold. Equal scores: the lower index wins.
+in it). Against a float64 SVD of the same input the scores differ by at most ``max(2e-4, 3e-9 / gap)`` with
+``gap = (lambda_r - lambda_r+1) / lambda_1`` of the Gram matrix, and the rank only where the energy at the cut
+lies within 1e-6 of the threshold (solver "eigh": 6e-8 / gap and 1e-5). Equal scores: the lower index wins.
+
+Solvers: "tridiag", a Householder tridiagonalisation that stops as soon as a certificate says that the leading
+directions are there, its eigenpairs in float64; "eigh", the full decomposition by LAPACK; "auto": "tridiag", or
+for float64 input "eigh".
 
 Method: SVD-Prune, arXiv 2604.11530, section 3.
 """
@@ -15,6 +19,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+
+def _require_tensor(op: str, name: str, value: object) -> None:
+    # torch's own message for a missing tensor names neither.
+    if not isinstance(value, Tensor):
+        raise TypeError(f"svdprune::{op}: {name} must be a Tensor, got {type(value).__name__}")
 
 
 class LeverageScores(NamedTuple):
@@ -72,9 +82,10 @@ def leverage_scores(
         x: Vision tokens [B, N, D] or [N, D]; float64, float32, float16 or bfloat16; any strides.
         variance: Share of the energy ``||x||_F^2`` that the leading directions hold, in (0, 1]. The rank is
             the smallest number of directions that do.
-        rank: Number of leading directions, in [1, min(N, D)]; overrides ``variance``.
+        rank: Number of leading directions, in [1, min(N, D)]; overrides ``variance``. Where N > D, those in
+            which x has nothing left but rounding are not counted.
         center: Subtract the mean token first.
-        solver: "auto" or "eigh" (Gram matrix and a full symmetric eigendecomposition).
+        solver: "auto", "tridiag" or "eigh"; see above.
 
     Returns:
         Scores [B, N], float32 (float64 for float64 input), and rank [B]; without B for [N, D].
@@ -82,6 +93,7 @@ def leverage_scores(
     Raises:
         ValueError: An argument is out of its range, or x holds NaN or Inf (CPU).
     """
+    _require_tensor("leverage_scores", "x", x)
     return LeverageScores(
         *torch.ops.svdprune.leverage_scores(
             x, variance=variance, rank=rank, center=center, solver=solver
@@ -118,6 +130,7 @@ def prune(
     Raises:
         ValueError: An argument is out of its range, or x holds NaN or Inf (CPU).
     """
+    _require_tensor("prune", "x", x)
     return Pruned(
         *torch.ops.svdprune.prune(
             x,
@@ -161,6 +174,7 @@ def prune_adaptive(
     Raises:
         ValueError: An argument is out of its range, or x holds NaN or Inf (CPU).
     """
+    _require_tensor("prune_adaptive", "x", x)
     return PrunedAdaptive(
         *torch.ops.svdprune.prune_adaptive(
             x,
@@ -207,6 +221,13 @@ def prune_varlen(
     Raises:
         ValueError: An argument is out of its range, or x holds NaN or Inf (CPU).
     """
+    _require_tensor("prune_varlen", "x", x)
+    for name, offsets in (("cu_seqlens", cu_seqlens), ("cu_keep", cu_keep)):
+        _require_tensor("prune_varlen", name, offsets)
+        if offsets.dim() != 1 or len(offsets) < 1:
+            raise ValueError(
+                f"svdprune::prune_varlen: {name} must be [B + 1], got shape {list(offsets.shape)}"
+            )
     if total_keep is None:
         total_keep = int(cu_keep[-1])
     if max_seqlen is None:

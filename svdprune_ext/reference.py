@@ -19,7 +19,7 @@ class Decomposition(NamedTuple):
     Attributes:
         scores: Leverage of each token, float64 [N].
         rank: Number of leading directions r.
-        energy: Squared singular values, descending, float64 [min(N, D)].
+        energy: Squared singular values over the largest of them, descending, float64 [min(N, D)].
     """
 
     scores: Tensor
@@ -49,13 +49,12 @@ def oracle_leverage(
 
     # X = U S V^T
     u, s, _ = torch.linalg.svd(x, full_matrices=False)
-    energy = (s / s[0]) ** 2 * s[0] ** 2
+    energy = (s / s[0]) ** 2  # over the largest, which can be beyond float64
 
     # The smallest r that holds the asked share of the energy.
     if rank is None:
-        share = ((s / s[0]) ** 2).cumsum(0) / ((s / s[0]) ** 2).sum()
-        rank = int((share < variance).sum().item()) + 1
-        rank = min(rank, len(s))
+        share = energy.cumsum(0) / energy.sum()
+        rank = min(int((share < variance).sum().item()) + 1, len(s))
 
     # l_i = ||U[i, :r]||^2
     return Decomposition((u[:, :rank] ** 2).sum(dim=1), rank, energy)

@@ -16,7 +16,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 namespace svdprune::cpu {
 
@@ -25,6 +24,12 @@ namespace {
 constexpr int64_t kStrips = 4;  // lower-triangular strips: 5/8 of the work of the full product
 constexpr int64_t kPanelTokens = 256;  // rows or columns packed at a time
 constexpr int64_t kPanelFeatures = 256;
+
+// See Note [scaling]: the trace bounds every eigenvalue, and the solvers square in float64.
+template <class T>
+constexpr double kLargestTrace = sizeof(T) == sizeof(float) ? 1e30 : 1e140;
+template <class T>
+constexpr double kSmallestMeanSquare = sizeof(T) == sizeof(float) ? 1e-30 : 1e-140;
 
 // values = panel panel^T (+ beta values) for tokens, panel^T panel for features; lower triangle
 // only. panel: row-major with leading dimension ld, [n, depth] for tokens, [depth, n] for features.
@@ -91,10 +96,8 @@ Gram<T> gram(const Image& image, Side side, bool center) {
   form(image, result);
   result.trace = diagonal_sum(result);
 
-  // See Note [scaling]. A mean square this far above the smallest normal number loses nothing.
-  const double smallest = 1e8 * std::numeric_limits<T>::min();
   const double mean_square = result.trace / static_cast<double>(image.tokens * image.features);
-  if (std::isfinite(result.trace) && mean_square >= smallest) {
+  if (result.trace <= kLargestTrace<T> && mean_square >= kSmallestMeanSquare<T>) {
     return result;
   }
   const double largest = largest_magnitude(image, result.transform);

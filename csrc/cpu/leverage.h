@@ -5,13 +5,13 @@
 
 namespace svdprune::cpu {
 
-// scores [N]: l_i = ||U[i, :r]||^2, see Note [leverage from Gram] in gram.cpp.
+// scores [N]: l_i = ||U[i, :r]||^2, see Note [leverage from Gram] in gram.cpp. On the features'
+// side the basis is whitened.
 template <class T>
 void leverage(const Image& image, const Spectrum<T>& spectrum, T* scores);
 
-// norms [n]: squared row norms of basis [n, r], column-major, each column divided by
-// sqrt(divisors[j]) when divisors is given. Sums in float64, in a fixed order.
+// norms [n]: squared row norms of basis [n, r], column-major. Sums in float64, in a fixed order.
 template <class T>
-void row_norms(const T* basis, int64_t n, int64_t rank, const T* divisors, T* norms);
+void row_norms(const T* basis, int64_t n, int64_t rank, T* norms);
 
 }  // namespace svdprune::cpu

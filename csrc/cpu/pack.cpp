@@ -69,23 +69,24 @@ void pack(const Image& image, const Transform& transform, int64_t first_token, i
 template <class T>
 const T* direct(const Image& image, const Transform& transform) {
   const bool readable = image.dtype == kScalarType<T> && image.feature_stride == 1 &&
-                        image.token_stride >= image.features && transform.identity();
+                        image.token_stride >= image.features &&
+                        image.token_stride <= std::numeric_limits<int>::max() &&
+                        transform.identity();
   return readable ? static_cast<const T*>(image.data) : nullptr;
 }
 
 std::vector<double> feature_means(const Image& image) {
   std::vector<double> mean(image.features, 0);
+  const double tokens = static_cast<double>(image.tokens);
   with_data(image, [&](const auto* data) {
     for (int64_t i = 0; i < image.tokens; ++i) {
       const auto* row = data + i * image.token_stride;
       for (int64_t j = 0; j < image.features; ++j) {
-        mean[j] += static_cast<double>(row[j * image.feature_stride]);
+        // Divided first: the sum of float64 features may overflow.
+        mean[j] += static_cast<double>(row[j * image.feature_stride]) / tokens;
       }
     }
   });
-  for (double& m : mean) {
-    m /= static_cast<double>(image.tokens);
-  }
   return mean;
 }
 

@@ -5,6 +5,7 @@
 #include "gather.h"
 #include "leverage.h"
 #include "select.h"
+#include "whiten.h"
 
 #include "../prune_args.h"
 
@@ -15,6 +16,22 @@ namespace svdprune::cpu {
 
 namespace {
 
+// lambda_r / lambda_1 on the features' side below which float32 cannot tell U_r = X V_r S_r^-1 from
+// rounding. Such directions are only reached when they are asked for; float64 then does the work.
+constexpr double kLeastEnergy = 1e-5;
+
+// Stages 1 and 2. Where "tridiag" meets a multiple eigenvalue, LAPACK takes over.
+template <class T>
+Spectrum<T> spectrum_of(const Image& image, Options options) {
+  const Side side = smaller_side(image);
+  try {
+    return spectrum(gram<T>(image, side, options.center), options);
+  } catch (const NotSeparated&) {
+    options.solver = Solver::kEigh;
+    return spectrum(gram<T>(image, side, options.center), options);
+  }
+}
+
 // Stages 1 to 3. scores [N] in the working precision T.
 template <class T>
 int32_t score_image_as(const Image& image, const Options& options, T* scores) {
@@ -22,11 +39,16 @@ int32_t score_image_as(const Image& image, const Options& options, T* scores) {
     std::fill_n(scores, image.tokens, T(0));
     return 0;
   }
-  const Side side = smaller_side(image);
-  Spectrum<T> result = spectrum(gram<T>(image, side, options.center), options);
-  if (side == Side::kFeatures && !result.well_conditioned) {
-    // Only reached when directions without energy are asked for: N x N needs no division by them.
-    result = spectrum(gram<T>(image, Side::kTokens, options.center), options);
+  Spectrum<T> result = spectrum_of<T>(image, options);
+  if (result.side == Side::kFeatures && result.rank > 0) {
+    if (sizeof(T) == sizeof(float) &&
+        result.eigenvalues.back() < kLeastEnergy * result.eigenvalues.front()) {
+      std::vector<double> wide(image.tokens);
+      const int32_t rank = score_image_as(image, options, wide.data());
+      std::copy(wide.begin(), wide.end(), scores);
+      return rank;
+    }
+    whiten(image, result);
   }
   leverage(image, result, scores);
   return static_cast<int32_t>(result.rank);

@@ -10,20 +10,32 @@ struct Spectrum {
   Side side;
   int64_t n;
   int64_t rank;                // r
-  std::vector<T> eigenvalues;  // [r], of the r leading eigenvectors
+  std::vector<T> eigenvalues;  // [r], descending
   std::unique_ptr<T[]> storage;
-  const T* basis;         // [n, r], column-major, in `storage`; column j belongs to eigenvalues[j]
-  Transform transform;    // of the features, as in Gram
-  bool well_conditioned;  // whether U_r = X V_r S_r^-1 is safe; see leverage.cpp
+  T* basis;             // [n, r], column-major, in `storage`; column j belongs to eigenvalues[j]
+  Transform transform;  // of the features, as in Gram
+  int64_t steps;        // of the tridiagonalisation that were taken; n for "eigh"
 };
 
-// The smallest r whose leading eigenvalues hold at least `variance` of the (non-negative) total.
-// eigenvalues: [n], ascending, as LAPACK returns them.
-template <class T>
-int64_t rank_for_variance(const T* eigenvalues, int64_t n, double variance);
+// "tridiag" could not tell eigenvectors apart: they belong to one multiple eigenvalue.
+struct NotSeparated : std::runtime_error {
+  NotSeparated() : std::runtime_error("svdprune: eigenvectors of a multiple eigenvalue") {}
+};
 
-// Consumes the Gram matrix: its memory becomes the basis.
+// Consumes the Gram matrix. Throws NotSeparated (not for "eigh").
 template <class T>
 Spectrum<T> spectrum(Gram<T> gram, const Options& options);
+
+// The solvers, for a Gram matrix that is not zero. Besides its memory "tridiag" takes [n, r]
+// numbers, and "eigh" 2 n^2.
+template <class T>
+Spectrum<T> solve_eigh(Gram<T> gram, const Options& options);
+template <class T>
+Spectrum<T> solve_tridiag(Gram<T> gram, const Options& options);
+
+// The smallest r whose leading eigenvalues hold at least `variance` of `total`; n + 1 when all [n]
+// do not. eigenvalues: descending. Negative ones, which are rounding, count as zero.
+template <class T>
+int64_t rank_for_variance(const T* eigenvalues, int64_t n, double variance, double total);
 
 }  // namespace svdprune::cpu

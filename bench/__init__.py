@@ -1,0 +1,1 @@
+"""Benchmarks of svdprune_ext: one file per question it answers."""

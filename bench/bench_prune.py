@@ -1,0 +1,74 @@
+"""How fast is ``svdprune::prune`` against the same method in plain PyTorch?
+
+Competitors, on the same features, in alternating rounds of one process:
+
+* ``svdprune``: the operator;
+* ``gram_eigh``: Gram matrix and ``torch.linalg.eigh``, what a careful PyTorch user would write;
+* ``svd``: ``torch.linalg.svd`` of the features, the method to the letter.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+
+import svdprune_ext  # noqa: F401  (loads the operators)
+from bench.inputs import Case
+from bench.timing import ReplayClock, interleaved
+from svdprune_ext.reference import gram_eigh_prune, reference_prune
+
+KEEP = 32
+SHAPES = ((256, 1024), (576, 1024), (576, 4096), (2880, 1024))
+CASES = (
+    *(Case(images, tokens, width) for tokens, width in SHAPES for images in (1, 8)),
+    Case(1, 576, 1024, "flat"),
+)
+CANDIDATES = {
+    "svdprune": lambda x: torch.ops.svdprune.prune(x, KEEP),
+    "gram_eigh": lambda x: gram_eigh_prune(x, KEEP),
+    "svd": lambda x: reference_prune(x, KEEP),
+}
+CLOCK = ReplayClock()
+
+
+class Measured(NamedTuple):
+    """Durations of every candidate on one case, and the case's mean rank."""
+
+    case: Case
+    rank: float
+    durations: dict[str, list[float]]
+
+
+@pytest.fixture(scope="module", params=CASES, ids=str)
+def measured(request: pytest.FixtureRequest, budget: float, quick: bool) -> Measured:
+    case = request.param
+    if quick and case.images > 1:
+        pytest.skip("--quick: one image a call")
+    x = case.features()
+    rank = torch.ops.svdprune.prune(x, KEEP)[3].float().mean().item()
+    durations = interleaved(
+        {name: lambda run=run: run(x) for name, run in CANDIDATES.items()},
+        budget=budget,
+        min_rounds=2 if quick else 3,
+    )
+    return Measured(case, rank, durations)
+
+
+@pytest.mark.benchmark(timer=CLOCK.now)
+@pytest.mark.parametrize("candidate", CANDIDATES)
+def test_prune(measured: Measured, candidate: str, benchmark: Any) -> None:
+    case = measured.case
+    benchmark.group = str(case)
+    benchmark.extra_info.update(
+        table="prune",
+        images=case.images,
+        tokens=case.tokens,
+        width=case.width,
+        spectrum=case.spectrum,
+        keep=KEEP,
+        rank=measured.rank,
+        column=candidate,
+    )
+    CLOCK.replay(benchmark, measured.durations[candidate])

@@ -1,0 +1,121 @@
+"""Rewrites the README's benchmark tables from the committed results in ``bench/results/cpu``.
+
+``python -m bench.report`` in the source folder; ``--check`` only says whether the README is up to date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench import document
+from bench.timing import ROOT
+
+_SECTIONS = {
+    "cpu": ("prune", document.PRUNE_HEADER, document.prune_cells),
+    "stages": ("stages", document.STAGE_HEADER, document.stage_cells),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: Command line; the process's own by default.
+
+    Returns:
+        Exit status: 0, 1 where ``--check`` finds a stale README, 2 where something is missing.
+    """
+    parser = argparse.ArgumentParser(prog="bench.report", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="exit 1 if the README is stale")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
+    parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results" / "cpu")
+    options = parser.parse_args(arguments)
+
+    try:
+        results = load_results(options.results)
+        old = options.readme.read_text()
+        new = rewrite(old, results)
+    except (OSError, ValueError) as error:
+        print(f"bench.report: {error}", file=sys.stderr)
+        return 2
+    if options.check:
+        if new != old:
+            print(
+                f"{options.readme} does not show {options.results}: run `python -m bench.report`",
+                file=sys.stderr,
+            )
+        return int(new != old)
+    options.readme.write_text(new)
+    return 0
+
+
+def load_results(folder: Path) -> list[dict[str, Any]]:
+    """Reads every result of a folder, in the order of the file names.
+
+    Args:
+        folder: Holds files that ``svdprune bench --json`` wrote.
+
+    Returns:
+        Their contents.
+
+    Raises:
+        ValueError: There is none.
+    """
+    files = sorted(folder.glob("*.json"))
+    if not files:
+        raise ValueError(f"no results in {folder}: run `svdprune bench --json {folder}/NAME.json`")
+    return [json.loads(file.read_text()) for file in files]
+
+
+def rewrite(readme: str, results: list[dict[str, Any]]) -> str:
+    """Puts the tables of the results between the README's markers.
+
+    Args:
+        readme: Text with the marker pairs ``<!-- bench:NAME:begin -->`` and ``<!-- bench:NAME:end -->``
+            for the names "cpu" and "stages".
+        results: Contents of result files.
+
+    Returns:
+        The text with both sections replaced.
+
+    Raises:
+        ValueError: A marker is missing.
+    """
+    for name, (table, header, cells) in _SECTIONS.items():
+        begin, end = f"<!-- bench:{name}:begin -->", f"<!-- bench:{name}:end -->"
+        head, found_begin, rest = readme.partition(begin)
+        _, found_end, tail = rest.partition(end)
+        if not found_begin or not found_end:
+            raise ValueError(f"the README lacks the markers {begin} and {end}")
+        blocks = [_block(result, table, header, cells) for result in results if result.get(table)]
+        readme = head + begin + "\n" + "\n\n".join(blocks) + "\n" + end + tail
+    return readme
+
+
+def _block(
+    result: dict[str, Any],
+    table: str,
+    header: list[str],
+    cells: Callable[[dict[str, Any]], list[str]],
+) -> str:
+    lines = [
+        document.machine_line(result["machine"]),
+        "",
+        _line(header),
+        _line(["---" if column == "features" else "---:" for column in header]),
+        *(_line(cells(row)) for row in result[table]),
+    ]
+    return "\n".join(lines)
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

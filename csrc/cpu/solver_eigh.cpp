@@ -1,0 +1,48 @@
+// Solver "eigh": the full decomposition by LAPACK's divide and conquer (syevd).
+
+#include "blas.h"
+#include "spectrum.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace svdprune::cpu {
+
+template <class T>
+Spectrum<T> solve_eigh(Gram<T> gram, const Options& options) {
+  const int64_t n = gram.n;
+  std::vector<T> ascending(n);
+  if (const int info = syevd(n, gram.values.get(), ascending.data()); info != 0) {
+    throw std::runtime_error("svdprune: the eigensolver did not converge (LAPACK info " +
+                             std::to_string(info) + ")");
+  }
+  double total = 0;
+  for (const T value : ascending) {
+    total += std::max<double>(value, 0);
+  }
+  const std::vector<T> descending(ascending.rbegin(), ascending.rend());
+  const int64_t rank = options.rank.value_or(
+      std::min(n, rank_for_variance(descending.data(), n, options.variance, total)));
+  // LAPACK's order is ascending: turn the leading columns round.
+  T* basis = gram.values.get() + (n - rank) * n;
+  for (int64_t j = 0; j < rank / 2; ++j) {
+    T* column = basis + j * n;
+    std::swap_ranges(column, column + n, basis + (rank - 1 - j) * n);
+  }
+  return Spectrum<T>{
+      .side = gram.side,
+      .n = n,
+      .rank = rank,
+      .eigenvalues = std::vector<T>(descending.begin(), descending.begin() + rank),
+      .storage = std::move(gram.values),
+      .basis = basis,
+      .transform = std::move(gram.transform),
+      .steps = n,
+  };
+}
+
+template Spectrum<float> solve_eigh(Gram<float>, const Options&);
+template Spectrum<double> solve_eigh(Gram<double>, const Options&);
+
+}  // namespace svdprune::cpu

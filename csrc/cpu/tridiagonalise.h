@@ -1,0 +1,53 @@
+// Householder tridiagonalisation in one pass a step, which may stop early.
+//
+// Note [fused tridiagonalisation]
+// Step k turns column k of the trailing matrix A into (beta, 0, ..., 0) by H = I - tau v v^T and
+// replaces A by H A H = A - v w^T - w v^T, with w = tau A v - (tau^2 / 2)(v^T A v) v. Written
+// plainly that reads A once for the product A v and once more to update it. Here the update of step
+// k is left pending: the sweep of step k + 1 applies it and multiplies by the new v while the
+// element is in a register. Only column k + 1 is updated ahead of the sweep, as the new v comes
+// from it.
+//
+// Note [early stop]
+// H_0 H_1 ... leaves the first coordinate alone, so after m steps the leading m x m block T_m of
+// the tridiagonal matrix is what Lanczos from e_0 would give, with its basis orthogonal to
+// rounding. Ritz values and vectors of T_m approach G's leading eigenpairs from there, long before
+// step n when few directions hold the energy. Stopping is only a loop condition: going on to n is
+// the exact method.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+namespace svdprune::cpu {
+
+// Q^T A Q = T, with Q = H_0 ... H_steps-2. The vectors v of the reflectors replace A's lower
+// triangle: v_k has its leading 1 (not stored) in row k + 1, as LAPACK's sytrd leaves them.
+template <class T>
+struct Tridiagonal {
+  int64_t steps = 0;             // m: T is m x m
+  std::vector<double> diagonal;  // [m]
+  std::vector<double> coupling;  // [m]: [k] joins k and k + 1; the last one joins T to what remains
+  std::vector<T> tau;            // [m]
+};
+
+// What remains of A after some steps, for a certificate that looks at it.
+template <class T>
+struct Remainder {
+  int64_t n, first;                // rows and columns first .. n
+  const T* a;                      // [n, n], lower triangle, pending update not applied
+  const T *pending_v, *pending_w;  // [n]
+
+  // ||R||_F, with the pending update.
+  double frobenius_norm() const;
+};
+
+// Reduces a [n, n] (column-major, lower triangle) until `enough(tridiagonal, remainder)` says so,
+// asked at step m whenever m is in `checks` (ascending), or to the end.
+template <class T>
+Tridiagonal<T> tridiagonalise(
+    int64_t n, T* a, const std::vector<int64_t>& checks,
+    const std::function<bool(const Tridiagonal<T>&, const Remainder<T>&)>& enough);
+
+}  // namespace svdprune::cpu

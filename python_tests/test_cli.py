@@ -1,0 +1,161 @@
+"""The ``svdprune`` command: help, build facts, and one clear line for bad input."""
+
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import transformers
+from typer.testing import CliRunner
+
+import svdprune_ext
+from svdprune_ext import cli
+
+
+def run(*arguments):
+    return CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, [str(a) for a in arguments])
+
+
+def not_an_image(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.jpg"
+    path.write_text("no image")
+    return path
+
+
+@pytest.mark.parametrize("command", [(), ("demo",), ("bench",), ("info",)])
+def test_help(command):
+    result = run(*command, "--help")
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_the_command_is_installed():
+    (entry,) = entry_points(group="console_scripts", name="svdprune")
+    assert entry.load() is cli.main
+
+
+def test_info_prints_versions_and_build_facts():
+    result = run("info")
+    assert result.exit_code == 0
+    for text in (svdprune_ext.__version__, torch.__version__, transformers.__version__):
+        assert text in result.output
+    for fact in cli.load_native().build_info():
+        assert f"build: {fact.replace('_', ' ')}" in result.output
+    if not svdprune_ext.has_cuda:
+        assert "SVDPRUNE_CUDA=ON" in result.output
+
+
+def test_info_names_missing_extras(monkeypatch):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    result = run("info")
+    assert result.exit_code == 0
+    for extra in ("hf", "demo", "bench"):
+        assert f"pip install 'svdprune_ext[{extra}]'" in result.output
+
+
+def test_info_imports_no_optional_package():
+    code = (
+        "import sys; from svdprune_ext import cli\n"
+        "cli.app(['info'], standalone_mode=False)\n"
+        "print([m for m in ('transformers', 'matplotlib', 'PIL', 'skimage', 'pytest') "
+        "if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["--keep", "0"], "--keep"),
+        (["--keep", "-3"], "--keep"),
+        (["--keep", "577"], "--keep"),
+        (["--variance", "0"], "--variance"),
+        (["--variance", "1.5"], "--variance"),
+        (["--variance", "nan"], "--variance"),
+        (["--max-new-tokens", "0"], "--max-new-tokens"),
+        (["--rounds", "0"], "--rounds"),
+        (["--dtype", "int8"], "--dtype"),
+        (["--out", __file__], "--out"),
+        (["missing.jpg"], "PHOTO"),
+        ([not_an_image], "PHOTO"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(arguments, name, tmp_path, monkeypatch):
+    monkeypatch.setattr("svdprune_ext.demo.run.build_random_llava", _never)
+    monkeypatch.chdir(tmp_path)
+    arguments = [a(tmp_path) if callable(a) else a for a in arguments]
+    result = run("demo", *arguments)
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"svdprune demo: {name}: ")
+    assert not (tmp_path / "demo-out").exists()
+
+
+def _never(*_, **__):
+    raise AssertionError("a model was built for bad input")
+
+
+def test_an_option_of_the_wrong_type_is_refused():
+    result = run("demo", "--keep", "many")
+    assert result.exit_code == 2
+    assert "--keep" in result.stderr
+
+
+@pytest.mark.parametrize("make", ["missing", "empty", "other family"])
+def test_a_model_that_cannot_be_loaded_is_refused(make, tmp_path):
+    folder = tmp_path / "model"
+    if make != "missing":
+        folder.mkdir()
+    if make == "other family":
+        transformers.LlamaConfig().save_pretrained(folder)
+    result = run("demo", "--model", folder, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("svdprune demo: --model: ")
+    assert str(folder) in line
+
+
+@pytest.mark.parametrize(("command", "extra"), [("demo", "demo"), ("bench", "bench")])
+def test_a_missing_extra_is_one_line_with_the_way_to_get_it(command, extra, monkeypatch):
+    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    result = run(command)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert f"pip install 'svdprune_ext[{extra}]'" in line
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_the_exit_status_says_whether_the_oracle_agrees(agrees, monkeypatch):
+    result = SimpleNamespace(agreement=SimpleNamespace(agrees=agrees))
+    monkeypatch.setattr("svdprune_ext.demo.run.run", lambda *_: result)
+    assert run("demo").exit_code == (0 if agrees else 1)
+
+
+def test_bench_outside_a_checkout_says_what_to_do(monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "_ROOT", tmp_path)
+    result = run("bench")
+    assert result.exit_code == 2
+    assert "clone the repository" in result.stderr
+
+
+def test_bench_passes_its_options_on(monkeypatch, tmp_path):
+    calls = []
+
+    def fake_run(command, **options):
+        calls.append((command, options))
+        return SimpleNamespace(returncode=3)
+
+    monkeypatch.setattr(cli.subprocess, "run", fake_run)
+    monkeypatch.chdir(tmp_path)
+    assert run("bench", "--quick", "--json", "b.json", "--filter", "flat").exit_code == 3
+    ((command, _),) = calls
+    assert command[1:] == [
+        *("-m", "bench.run", "--quick"),
+        *("--json", str(tmp_path / "b.json"), "--filter=flat"),
+    ]

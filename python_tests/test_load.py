@@ -1,0 +1,67 @@
+"""Finding and loading the libraries, and the lists that the build is made from."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import svdprune_ext as svdprune
+from svdprune_ext import _load
+
+ROOT = Path(__file__).resolve().parent.parent
+CSRC = ROOT / "csrc"
+COMMAND = "pip install --no-build-isolation -e ."
+
+
+def one_sentence(message):
+    return (
+        "\n" not in message and message.endswith(".") and ". " not in message.replace(COMMAND, "")
+    )
+
+
+def test_libraries_are_loaded():
+    assert isinstance(svdprune.has_cuda, bool)
+    for name in ("leverage_scores", "prune", "prune_adaptive", "prune_varlen"):
+        assert hasattr(torch.ops.svdprune, name)
+
+
+def test_a_missing_library_tells_how_to_build(tmp_path):
+    with pytest.raises(ImportError, match=r"_C\.so is not built") as error:
+        _load.load_libraries(folder=tmp_path)
+    message = str(error.value)
+    assert f"`{COMMAND}`" in message
+    assert one_sentence(message)
+
+
+def test_a_library_that_does_not_fit_tells_how_to_rebuild(tmp_path):
+    (tmp_path / "_C.so").write_bytes(b"\x7fELF of some other machine")
+    with pytest.raises(ImportError, match=r"_C\.so does not fit torch") as error:
+        _load.load_libraries(folder=tmp_path)
+    assert torch.__version__ in str(error.value)
+    assert f"`{COMMAND}`" in str(error.value)
+    assert isinstance(error.value.__cause__, OSError)
+
+
+def test_a_missing_native_module_tells_how_to_build(monkeypatch):
+    def missing(name):
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(_load.importlib, "import_module", missing)
+    with pytest.raises(ImportError, match="_native is not built for this Python") as error:
+        _load.load_native()
+    assert f"`{COMMAND}`" in str(error.value)
+
+
+def test_every_source_is_listed_once():
+    listed = (CSRC / "sources.txt").read_text().split()
+    there = {
+        str(path.relative_to(CSRC)) for path in CSRC.rglob("*") if path.suffix in {".cpp", ".cu"}
+    }
+    assert len(listed) == len(set(listed))
+    assert set(listed) == there
+
+
+def test_every_public_name_is_there():
+    assert sorted(svdprune.__all__) == svdprune.__all__
+    for name in svdprune.__all__:
+        assert hasattr(svdprune, name)

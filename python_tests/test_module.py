@@ -1,0 +1,65 @@
+"""SVDPrune, the operator as a module."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from samples import gaussian, sample
+from torch import nn
+
+import svdprune_ext as svdprune
+
+
+@pytest.mark.parametrize(
+    "name", ["batch", "gaussian", "explicit_rank", "mean_direction_centered", "bfloat16"]
+)
+def test_equals_the_operator(name):
+    s = sample(name)
+    x = s.make()
+    module = svdprune.SVDPrune(s.keep, **s.options)
+    assert torch.equal(module(x), svdprune.prune(x, s.keep, **s.options).tokens)
+
+
+def test_repr_shows_the_options():
+    assert repr(svdprune.SVDPrune(keep=32)) == (
+        "SVDPrune(keep=32, variance=0.9, rank=None, center=False, solver='auto')"
+    )
+    assert repr(svdprune.SVDPrune(8, 0.5, 3, True, "eigh")) == (
+        "SVDPrune(keep=8, variance=0.5, rank=3, center=True, solver='eigh')"
+    )
+
+
+def test_has_no_state():
+    module = svdprune.SVDPrune(keep=4)
+    assert module.state_dict() == {}
+    assert list(module.parameters()) == []
+    module.load_state_dict({})
+
+
+def test_conversion_and_mode_change_nothing():
+    module = svdprune.SVDPrune(keep=4)
+    x = gaussian(2, 10, 12)
+    expected = module(x)
+    assert torch.equal(module.half().eval()(x), expected)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_can_be_copied(copied):
+    x = gaussian(2, 10, 12)
+    module = svdprune.SVDPrune(keep=4, rank=2)
+    assert torch.equal(copied(module)(x), module(x))
+
+
+def test_drops_into_a_model_and_lets_it_train():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 16), svdprune.SVDPrune(keep=4), nn.Linear(16, 3))
+    out = model(gaussian(2, 10, 12))
+    assert out.shape == (2, 4, 3)
+    out.sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_refuses_what_the_operator_refuses():
+    with pytest.raises(ValueError, match=r"svdprune::prune: keep must be in \[0, N\] = \[0, 3\]"):
+        svdprune.SVDPrune(keep=4)(gaussian(3, 5))

@@ -1,0 +1,218 @@
+"""The operators inside PyTorch: schemas, fakes, autograd, autocast, compile, export."""
+
+import io
+
+import pytest
+import torch
+from samples import gaussian, samples
+from torch.library import opcheck
+
+import svdprune_ext as svdprune
+
+ops = torch.ops.svdprune
+SMALL = [s for s in samples() if not s.name.startswith("photograph")]
+FEW = [
+    s
+    for s in SMALL
+    if s.name
+    in {"gaussian", "batch", "more_tokens", "zeros", "explicit_rank", "float64", "bfloat16"}
+]
+few_samples = pytest.mark.parametrize("sample", FEW, ids=str)
+requires_grad = pytest.mark.parametrize("grad", [False, True], ids=["plain", "requires_grad"])
+
+
+def offsets_for(x, keep):
+    return torch.tensor([0, 0, len(x)]), torch.tensor([0, 0, keep], dtype=torch.int32)
+
+
+def calls(sample, x):
+    """(op, args, kwargs) of every operator on one sample."""
+    flat = x if x.dim() == 2 else x[0].detach().requires_grad_(x.requires_grad)
+    told = {"total_keep": sample.keep, "max_seqlen": len(flat)}
+    offsets = offsets_for(flat, sample.keep)
+    return {
+        "leverage_scores": (ops.leverage_scores, (x,), sample.options),
+        "prune": (ops.prune, (x, sample.keep), sample.options),
+        "prune_adaptive": (
+            ops.prune_adaptive,
+            (x, sample.keep),
+            {"coverage": 0.4, **sample.options},
+        ),
+        "prune_varlen": (ops.prune_varlen, (flat, *offsets), {**told, **sample.options}),
+    }
+
+
+OPS = ["leverage_scores", "prune", "prune_adaptive", "prune_varlen"]
+every_op = pytest.mark.parametrize("name", OPS)
+
+
+@requires_grad
+@few_samples
+@every_op
+def test_opcheck(name, sample, grad):
+    op, args, kwargs = calls(sample, sample.make().requires_grad_(grad))[name]
+    opcheck(op.default, args, kwargs)
+
+
+@pytest.mark.parametrize("sample", SMALL, ids=str)
+@every_op
+def test_fake_and_meta_agree_with_the_kernel(name, sample):
+    x = sample.make()
+    op, args, kwargs = calls(sample, x)[name]
+    expected = op(*args, **kwargs)
+    meta = op(*(a.to("meta") if isinstance(a, torch.Tensor) else a for a in args), **kwargs)
+    for real, fake in zip(expected, meta, strict=True):
+        assert (real.shape, real.dtype, real.stride()) == (fake.shape, fake.dtype, fake.stride())
+
+
+@every_op
+def test_inference_mode(name):
+    x = gaussian(2, 20, 24)
+    with torch.inference_mode():
+        op, args, kwargs = calls(FEW[0], x)[name]
+        out = op(*args, **kwargs)
+    assert all(o.is_inference() for o in out)
+    for a, b in zip(out, op(*args, **kwargs), strict=True):
+        assert torch.equal(a, b)
+
+
+@every_op
+def test_autocast_changes_no_bit(name):
+    op, args, kwargs = calls(FEW[0], gaussian(48, 64))[name]
+    expected = op(*args, **kwargs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = op(*args, **kwargs)
+    for a, b in zip(expected, cast, strict=True):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+
+
+# Autograd: the selection is piecewise constant, so a gradient reaches the kept rows and no other.
+
+
+@few_samples
+@every_op
+def test_gradient_is_the_scatter_of_the_kept_rows(name, sample):
+    x = sample.make().requires_grad_()
+    op, args, kwargs = calls(sample, x)[name]
+    tokens, indices, *rest = op(*args, **kwargs)
+    if name == "leverage_scores":
+        assert not tokens.requires_grad
+        assert not indices.requires_grad
+        return
+    assert tokens.requires_grad
+    assert not indices.requires_grad
+    assert not any(r.requires_grad for r in rest)
+    weight = gaussian(*tokens.shape, seed=5, dtype=tokens.dtype)
+    (grad,) = torch.autograd.grad((tokens * weight).sum(), args[0])
+
+    expected = torch.zeros_like(args[0])
+    for g, w, kept in zip(
+        expected.reshape(-1, *expected.shape[-2:]),
+        weight.reshape(-1, *weight.shape[-2:]),
+        indices.reshape(-1, indices.shape[-1]),
+        strict=True,
+    ):
+        for k, i in enumerate(kept.tolist()):
+            if i >= 0:
+                g[i] = w[k]
+    assert torch.equal(grad, expected)
+
+
+@pytest.mark.parametrize("name", OPS[1:])  # the scores have no gradient
+def test_gradcheck(name):
+    # Rows of clearly different norms in directions of their own: no step of gradcheck reorders them.
+    x = torch.diag(torch.tensor([5.0, 1, 4, 0.5, 3])).double()
+    x = torch.cat([x, x.new_zeros(5, 2)], dim=1) + 0.01 * gaussian(5, 7, dtype=torch.float64)
+    x.requires_grad_()
+    offsets, keeps = torch.tensor([0, 5]), torch.tensor([0, 3])
+    tokens = {
+        "prune": lambda x: svdprune.prune(x, 3, rank=3).tokens,
+        "prune_adaptive": lambda x: svdprune.prune_adaptive(x, 4, coverage=0.6, rank=3).tokens,
+        "prune_varlen": lambda x: svdprune.prune_varlen(x, offsets, keeps, rank=3).tokens,
+    }[name]
+    assert torch.autograd.gradcheck(tokens, x)
+    assert torch.autograd.gradgradcheck(tokens, x)
+
+
+def test_double_backward():
+    x = gaussian(12, 16).requires_grad_()
+    out = svdprune.prune(x, 4)
+    (grad,) = torch.autograd.grad(out.tokens.square().sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(grad.sum(), x)
+    expected = torch.zeros_like(x)
+    expected[out.indices] = 2
+    assert torch.equal(second, expected)
+
+
+def test_gradient_through_a_view_and_a_batch():
+    base = gaussian(16, 3, 12).requires_grad_()
+    out = svdprune.prune(base.permute(1, 0, 2), 5)
+    out.tokens.sum().backward()
+    assert base.grad.sum() == 3 * 5 * 12
+    assert set(base.grad.unique().tolist()) == {0.0, 1.0}
+
+
+# Graphs.
+
+
+def encode(x, keep=6):
+    out = svdprune.prune(x * 2, keep)
+    adaptive = svdprune.prune_adaptive(x, keep, coverage=0.3)
+    scores = svdprune.leverage_scores(x).scores
+    return out.tokens.sin() + adaptive.tokens, out.indices, adaptive.count, scores
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compile_without_graph_breaks_on_dynamic_shapes(backend):
+    torch._dynamo.reset()
+    compiled = torch.compile(encode, backend=backend, fullgraph=True, dynamic=True)
+    for shape in [(2, 14, 18), (3, 20, 18), (2, 30, 10)]:
+        x = gaussian(*shape)
+        for a, b in zip(compiled(x), encode(x), strict=True):
+            torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_compile_backward():
+    torch._dynamo.reset()
+    compiled = torch.compile(
+        lambda x: svdprune.prune(x, 6).tokens.sin(), backend="aot_eager", fullgraph=True
+    )
+    grads = []
+    for call in (compiled, lambda x: svdprune.prune(x, 6).tokens.sin()):
+        x = gaussian(2, 14, 18).requires_grad_()
+        call(x).sum().backward()
+        grads.append(x.grad)
+    torch.testing.assert_close(*grads)
+
+
+def test_compile_varlen():
+    torch._dynamo.reset()
+
+    def pack(x, offsets, keeps):
+        out = svdprune.prune_varlen(x, offsets, keeps, total_keep=5, max_seqlen=20)
+        return out.tokens + 1, out.indices
+
+    args = (gaussian(30, 8), torch.tensor([0, 12, 30]), torch.tensor([0, 3, 5]))
+    compiled = torch.compile(pack, backend="aot_eager", fullgraph=True)
+    for a, b in zip(compiled(*args), pack(*args), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["non_strict", "strict"])
+def test_export_with_a_dynamic_batch_and_reload(strict):
+    module = svdprune.SVDPrune(keep=6)
+    program = torch.export.export(
+        module,
+        (gaussian(2, 14, 18),),
+        dynamic_shapes={"x": {0: torch.export.Dim("batch", min=1, max=64)}},
+        strict=strict,
+    )
+    assert "svdprune.prune" in program.graph_module.code
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    for batch in (1, 2, 5):
+        x = gaussian(batch, 14, 18, seed=batch)
+        assert torch.equal(loaded(x), module(x))

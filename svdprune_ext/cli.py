@@ -1,0 +1,178 @@
+"""The ``svdprune`` command: ``demo``, ``bench`` and ``info``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import svdprune_ext
+from svdprune_ext._load import load_native
+from svdprune_ext.demo.settings import Settings, SettingsError
+
+_ROOT = Path(__file__).resolve().parent.parent
+_DEFAULTS = Settings()
+
+# What each optional extra brings: module names, as they are imported.
+_EXTRAS = {
+    "hf": ("transformers",),
+    "demo": ("transformers", "matplotlib", "numpy", "PIL", "skimage"),
+    "bench": ("pytest", "pytest_benchmark"),
+}
+
+app = typer.Typer(
+    help="Vision-token pruning by SVD leverage scores: demonstration, benchmarks, build facts.",
+    add_completion=False,
+    no_args_is_help=True,
+)
+
+
+def main() -> None:
+    """Runs the command line."""
+    app(prog_name="svdprune")
+
+
+@app.command()
+def demo(
+    photo: Annotated[
+        Path | None,
+        typer.Argument(help="Any image file; scikit-image's astronaut photograph by default."),
+    ] = None,
+    keep: Annotated[int, typer.Option(help="Vision tokens to keep.")] = _DEFAULTS.keep,
+    variance: Annotated[
+        float, typer.Option(help="Share of the energy that sets the rank, in (0, 1].")
+    ] = _DEFAULTS.variance,
+    question: Annotated[
+        str, typer.Option(help="What to ask about the photograph.")
+    ] = _DEFAULTS.question,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or hub id of a LLaVA checkpoint; random weights in LLaVA-1.5's shape by "
+            "default, whose text means nothing."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for demo.png and demo.json.")] = _DEFAULTS.out,
+    max_new_tokens: Annotated[
+        int, typer.Option(help="Tokens to generate.")
+    ] = _DEFAULTS.max_new_tokens,
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = _DEFAULTS.seed,
+    dtype: Annotated[
+        str, typer.Option(help="auto, float32, bfloat16 or float16.")
+    ] = _DEFAULTS.dtype,
+    rounds: Annotated[int, typer.Option(help="How often each run is measured.")] = _DEFAULTS.rounds,
+) -> None:
+    """Takes a photograph through a LLaVA model with all vision tokens and with few.
+
+    Shows what was kept, what each part took, and whether it agrees with a float64 SVD of the same features
+    (exit status 1 where it does not).
+    """
+    settings = Settings(
+        photo, keep, variance, question, model, out, max_new_tokens, seed, dtype, rounds
+    )
+    try:
+        settings.check()
+        _require("demo", "demo")
+        from svdprune_ext.demo.run import run
+
+        result = run(settings, Console())
+    except SettingsError as error:
+        _fail("demo", str(error))
+    raise typer.Exit(0 if result.agreement.agrees else 1)
+
+
+@app.command()
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="Few rounds, one image a call.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Write machine and rows to this file.")] = None,
+    filter_: Annotated[
+        str, typer.Option("--filter", help="Run only those that match, as pytest's -k.")
+    ] = "",
+) -> None:
+    """Times the operator against PyTorch, and its five stages (needs a source checkout)."""
+    if not (_ROOT / "bench" / "run.py").is_file():
+        _fail(
+            "bench",
+            "the benchmarks are not part of a wheel: clone the repository, "
+            "`pip install -e .[bench]` in it, and run `svdprune bench` again",
+        )
+    _require("bench", "bench")
+    command = [sys.executable, "-m", "bench.run"]
+    command += ["--quick"] if quick else []
+    command += ["--json", str(json.resolve())] if json is not None else []
+    command += [f"--filter={filter_}"] if filter_ else []
+    raise typer.Exit(subprocess.run(command, cwd=_ROOT, check=False).returncode)
+
+
+@app.command()
+def info() -> None:
+    """Prints versions, build facts, backends, and the extras that are missing."""
+    table = Table(show_header=False, title="svdprune_ext", title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in _versions():
+        table.add_row(name, value)
+    table.add_section()
+    for name, value in load_native().build_info().items():
+        table.add_row(f"build: {name.replace('_', ' ')}", str(value) or "-")
+    table.add_section()
+    table.add_row("backend: CPU", f"available, {torch.get_num_threads()} threads")
+    table.add_row("backend: CUDA", _cuda_state())
+    table.add_section()
+    for extra, modules in _EXTRAS.items():
+        missing = [module for module in modules if find_spec(module) is None]
+        state = f"missing {', '.join(missing)}: {_how(extra)}" if missing else "installed"
+        table.add_row(f"extra: {extra}", state)
+    Console(markup=False, highlight=False).print(table)
+
+
+def _versions() -> list[tuple[str, str]]:
+    found = find_spec("transformers") is not None
+    transformers = version("transformers") if found else f"missing: {_how('hf')}"
+    return [
+        ("svdprune_ext", svdprune_ext.__version__),
+        ("torch", torch.__version__),
+        ("transformers", transformers),
+        ("Python", sys.version.split()[0]),
+    ]
+
+
+def _cuda_state() -> str:
+    build = "SVDPRUNE_CUDA=ON pip install --no-build-isolation -e ."
+    if svdprune_ext.has_cuda and torch.cuda.is_available():
+        return f"available, {torch.cuda.get_device_name()}"
+    if torch.version.cuda is None:
+        return (
+            f"not available: torch {torch.__version__} has no CUDA; install a CUDA build of torch, "
+            f"then in the source folder: {build}"
+        )
+    if not svdprune_ext.has_cuda:
+        return f"not available: built without it; in the source folder: {build}"
+    return "built, but torch sees no GPU: check the driver (nvidia-smi) and CUDA_VISIBLE_DEVICES"
+
+
+def _require(command: str, extra: str) -> None:
+    missing = [module for module in _EXTRAS[extra] if find_spec(module) is None]
+    if missing:
+        _fail(command, f"{', '.join(missing)} not installed: {_how(extra)}")
+
+
+def _how(extra: str) -> str:
+    return f"pip install 'svdprune_ext[{extra}]'"
+
+
+def _fail(command: str, reason: str) -> NoReturn:
+    typer.echo(f"svdprune {command}: {' '.join(reason.splitlines())}", err=True)
+    raise typer.Exit(2)
+
+
+if __name__ == "__main__":
+    main()

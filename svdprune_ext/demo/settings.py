@@ -1,0 +1,78 @@
+"""What the demonstration is asked for, checked before anything is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+class SettingsError(ValueError):
+    """An option is wrong; the message begins with its name."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Options of the demonstration.
+
+    Attributes:
+        photo: Any image file; None takes the astronaut photograph that scikit-image ships.
+        keep: Vision tokens to keep.
+        variance: Share of the energy that the leading directions hold, in (0, 1].
+        question: What the model is asked about the photograph.
+        model: Folder or hub id of a LLaVA checkpoint; None builds one with random weights.
+        out: Folder for demo.png and demo.json.
+        max_new_tokens: Tokens to generate, at least 2: the first comes from the prefill.
+        seed: Seed of the random weights.
+        dtype: "auto" (the checkpoint's own; float32 for random weights), "float32", "bfloat16" or
+            "float16".
+        rounds: How often each of the two runs is measured; medians are shown.
+    """
+
+    photo: Path | None = None
+    keep: int = 32
+    variance: float = 0.9
+    question: str = "What is the person in this photograph wearing?"
+    model: str | None = None
+    out: Path = Path("demo-out")
+    max_new_tokens: int = 16
+    seed: int = 0
+    dtype: str = "auto"
+    rounds: int = 3
+
+    def check(self) -> None:
+        """Refuses what no model could serve.
+
+        Raises:
+            SettingsError: An option is out of its range, or the photograph cannot be there.
+        """
+        if self.photo is not None and not self.photo.is_file():
+            raise SettingsError(f"PHOTO: no such file: {self.photo}")
+        if self.keep < 1:
+            raise SettingsError(f"--keep: must be at least 1, got {self.keep}")
+        if not 0 < self.variance <= 1:
+            raise SettingsError(f"--variance: must be in (0, 1], got {self.variance}")
+        if self.max_new_tokens < 2:
+            raise SettingsError(f"--max-new-tokens: must be at least 2, got {self.max_new_tokens}")
+        if self.rounds < 1:
+            raise SettingsError(f"--rounds: must be at least 1, got {self.rounds}")
+        if self.dtype not in DTYPES:
+            raise SettingsError(f"--dtype: must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
+        if self.out.exists() and not self.out.is_dir():
+            raise SettingsError(f"--out: is there already and is no folder: {self.out}")
+
+    def check_keep(self, num_tokens: int) -> None:
+        """Refuses to keep more tokens than the model has for an image.
+
+        Args:
+            num_tokens: Vision tokens of an image.
+
+        Raises:
+            SettingsError: ``keep`` is larger.
+        """
+        if self.keep > num_tokens:
+            raise SettingsError(
+                f"--keep: must be in [1, {num_tokens}], the model's vision tokens for an image, "
+                f"got {self.keep}"
+            )
