@@ -12,7 +12,7 @@ import svdprune_ext
 BATCHES = {
     "one image": (prompt(3, "image", 5),),
     "image first": ([IMAGE_TOKEN] * TOKENS + [9, 11, 13],),
-    "equal rows": (prompt(3, "image", 5), prompt(3, "image", 5)[:-1] + [44]),
+    "equal rows": (prompt(3, "image", 5), [*prompt(3, "image", 4), 44]),
     "unequal rows": (prompt(3, "image", 9), prompt(2, "image", 3)),
     "two images and one": (prompt(1, "image", 2, "image", 4), prompt(4, "image", 3)),
     "one row without an image": (prompt(2, "image", 3), prompt(7)),

@@ -5,9 +5,9 @@ in it). Against a float64 SVD of the same input the scores differ by at most ``m
 ``gap = (lambda_r - lambda_r+1) / lambda_1`` of the Gram matrix, and the rank only where the energy at the cut
 lies within 1e-6 of the threshold (solver "eigh": 6e-8 / gap and 1e-5). Equal scores: the lower index wins.
 
-Solvers: "tridiag", a Householder tridiagonalisation that stops as soon as a certificate says that the leading
-directions are there, its eigenpairs in float64; "eigh", the full decomposition by LAPACK; "auto": "tridiag", or
-for float64 input "eigh".
+Solvers: "tridiag" is a Householder tridiagonalisation that stops as soon as a certificate says that the
+leading directions are there, with the eigenpairs in float64; "eigh" is LAPACK's full decomposition; "auto" is
+"tridiag", and "eigh" for float64 input.
 
 Method: SVD-Prune, arXiv 2604.11530, section 3.
 """
@@ -63,7 +63,7 @@ class PrunedAdaptive(NamedTuple):
 
     tokens: Tensor
     indices: Tensor
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, as the operator's schema names it
     scores: Tensor
     rank: Tensor
 

@@ -30,7 +30,7 @@ class Agreement:
         rows_equal: Whether the projector got the kept rows of the features, bit for bit.
         reasons: Why it does not agree; empty where it does.
         oracle_indices: What the oracle keeps [keep].
-        energy: Squared singular values, descending, float64 [min(N, D)].
+        energy: Squared singular values over the largest, descending, float64 [min(N, D)].
     """
 
     overlap: int

@@ -143,7 +143,7 @@ def _draw_spectrum(axis: Any, result: Result) -> None:
     axis.set_xscale("log")
     axis.set_yscale("log")
     axis.set_xlabel("direction j", color=_INK)
-    axis.set_ylabel("singular value (log scale)", color=_LINE)
+    axis.set_ylabel("singular value over the largest (log scale)", color=_LINE)
     axis.tick_params(axis="y", colors=_LINE)
     axis.grid(alpha=0.25, which="major")
     axis.axvline(max(rank, 1), color=_INK, linestyle="--", linewidth=1.5)

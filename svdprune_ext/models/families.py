@@ -29,7 +29,7 @@ class Family:
 
 def _llava_tokens(config: Any) -> int:
     patches = int((config.vision_config.image_size // config.vision_config.patch_size) ** 2)
-    return patches + (config.vision_feature_select_strategy == "full")
+    return patches + int(config.vision_feature_select_strategy == "full")
 
 
 FAMILIES = (
