@@ -2,7 +2,8 @@
 
 Competitors, on the same features, in alternating rounds of one process:
 
-* ``svdprune``: the operator;
+* ``svdprune``: the operator with its default solver;
+* ``svdprune_eigh``: the operator with LAPACK's eigensolver;
 * ``gram_eigh``: Gram matrix and ``torch.linalg.eigh``, what a careful PyTorch user would write;
 * ``svd``: ``torch.linalg.svd`` of the features, the method to the letter.
 """
@@ -27,6 +28,7 @@ CASES = (
 )
 CANDIDATES = {
     "svdprune": lambda x: torch.ops.svdprune.prune(x, KEEP),
+    "svdprune_eigh": lambda x: torch.ops.svdprune.prune(x, KEEP, solver="eigh"),
     "gram_eigh": lambda x: gram_eigh_prune(x, KEEP),
     "svd": lambda x: reference_prune(x, KEEP),
 }

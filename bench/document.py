@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-CANDIDATES = ("svdprune", "gram_eigh", "svd")
+CANDIDATES = ("svdprune", "svdprune_eigh", "gram_eigh", "svd")
 STAGES = ("gram", "spectrum", "leverage", "select", "gather")
 
 
@@ -38,7 +38,15 @@ def format_seconds(seconds: float | None) -> str:
     return f"{seconds * 1e9:.3g} ns"
 
 
-PRUNE_HEADER = ["images x tokens x width", "features", "rank", "svdprune", "Gram + eigh", "SVD"]
+PRUNE_HEADER = [
+    "images x tokens x width",
+    "features",
+    "rank",
+    "svdprune",
+    'its solver "eigh"',
+    "Gram + eigh",
+    "SVD",
+]
 STAGE_HEADER = ["tokens x width", "features", *STAGES, "sum"]
 
 

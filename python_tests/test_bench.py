@@ -34,8 +34,8 @@ RESULT = {
             "spectrum": "photograph",
             "keep": 32,
             "rank": 21.0,
-            "seconds": {"svdprune": 0.002, "gram_eigh": 0.02, "svd": 0.1},
-            "rounds": {"svdprune": 9, "gram_eigh": 9, "svd": 9},
+            "seconds": {"svdprune": 0.002, "svdprune_eigh": 0.008, "gram_eigh": 0.02, "svd": 0.1},
+            "rounds": {"svdprune": 9, "svdprune_eigh": 9, "gram_eigh": 9, "svd": 9},
         }
     ],
     "stages": [
@@ -167,7 +167,10 @@ def test_report_rewrites_between_the_markers(tmp_path):
     assert "old" not in text
     assert text.startswith("# Title\n<!-- bench:cpu:begin -->\n")
     assert text.endswith("<!-- bench:stages:end -->\nafter\n")
-    assert "| 1 x 576 x 1024 | photograph | 21 | 2 ms | 20 ms (10.0x) | 100 ms (50.0x) |" in text
+    assert (
+        "| 1 x 576 x 1024 | photograph | 21 | 2 ms | 8 ms (4.0x) | 20 ms (10.0x) | 100 ms (50.0x) |"
+        in text
+    )
     assert "| 576 x 1024 | photograph | 1 ms (25%) | 2 ms (50%) |" in text
     assert text.count("Some CPU, 2 cores, 2 threads; torch 2.13.0; svdprune_ext 0.1.0 (abc)") == 2
 

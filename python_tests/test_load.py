@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import svdprune_ext as svdprune
-from svdprune_ext import _load
+from svdprune_ext import _load, _register
 
 ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
@@ -65,3 +66,18 @@ def test_every_public_name_is_there():
     assert sorted(svdprune.__all__) == svdprune.__all__
     for name in svdprune.__all__:
         assert hasattr(svdprune, name)
+
+
+@pytest.mark.skipif(svdprune.has_cuda, reason="this build has a CUDA backend")
+@pytest.mark.parametrize("op", ["leverage_scores", "prune", "prune_adaptive", "prune_varlen"])
+def test_cuda_tensors_are_refused_without_a_cuda_backend(op):
+    # There is no CUDA tensor to call it with: the kernel that the dispatcher would choose.
+    assert torch._C._dispatch_has_kernel_for_dispatch_key(f"svdprune::{op}", "CUDA")
+    with pytest.raises(RuntimeError, match=f"svdprune::{op}: x must be on the CPU, got a CUDA"):
+        _register._refuse_cuda(op)(None)
+
+
+def test_shapes_of_cuda_tensors_are_still_inferred():
+    with FakeTensorMode():
+        x = torch.empty(2, 5, 4, device="cuda")
+        assert svdprune.prune(x, 3).tokens.shape == (2, 3, 4)

@@ -6,7 +6,7 @@ from svdprune_ext._load import load_libraries as _load_libraries
 
 has_cuda = _load_libraries()
 
-from svdprune_ext import _register as _register  # noqa: E402  (needs the op schemas)
+from svdprune_ext import _register  # noqa: E402  (needs the op schemas)
 from svdprune_ext.models import apply, supported_models  # noqa: E402
 from svdprune_ext.module import SVDPrune  # noqa: E402
 from svdprune_ext.ops import (  # noqa: E402
@@ -18,6 +18,9 @@ from svdprune_ext.ops import (  # noqa: E402
     prune_adaptive,
     prune_varlen,
 )
+
+if not has_cuda:
+    _register.refuse_cuda()
 
 __version__ = _version("svdprune_ext")
 

@@ -153,3 +153,19 @@ for _name, _inputs in (("prune", 2), ("prune_adaptive", 2), ("prune_varlen", 3))
     torch.library.register_autograd(
         f"svdprune::{_name}", _backward_for(_inputs), setup_context=_setup_gather
     )
+
+
+def _refuse_cuda(op: str) -> Any:
+    def kernel(*_: Any, **__: Any) -> Any:
+        raise RuntimeError(
+            f"svdprune::{op}: x must be on the CPU, got a CUDA tensor: this build of svdprune_ext has no "
+            "CUDA backend (`svdprune info` says how to get it)"
+        )
+
+    return kernel
+
+
+def refuse_cuda() -> None:
+    """Gives CUDA tensors a clear error, where no CUDA backend was loaded."""
+    for op in ("leverage_scores", "prune", "prune_adaptive", "prune_varlen"):
+        torch.library.impl(f"svdprune::{op}", "CUDA", _refuse_cuda(op))

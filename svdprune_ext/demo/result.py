@@ -115,7 +115,7 @@ class Result:
                 "energy_of_rows": self.energy_share(),
                 "energy_in_span": self.span_share(),
             },
-            "singular_values": agreement.energy.sqrt().tolist(),
+            "relative_singular_values": agreement.energy.sqrt().tolist(),
             "seconds": {
                 "all": self.full.all_seconds(),
                 "kept": self.pruned.all_seconds(),
