@@ -24,10 +24,11 @@ class CMakeBuild(build_ext):
         if self.editable_mode:
             targets.append(ROOT / "svdprune_ext")
         build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
+        architectures = os.environ.get("SVDPRUNE_CUDA_ARCHITECTURES")
         options = [
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DSVDPRUNE_CUDA={os.environ.get('SVDPRUNE_CUDA', 'OFF')}",
-            f"-DSVDPRUNE_CUDA_ARCHITECTURES={os.environ.get('SVDPRUNE_CUDA_ARCHITECTURES', '')}",
+            *([f"-DSVDPRUNE_CUDA_ARCHITECTURES={architectures}"] if architectures else []),
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]
         subprocess.run(

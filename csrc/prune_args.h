@@ -5,6 +5,7 @@
 #include "image.h"
 #include "stable.h"
 
+#include <algorithm>
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -117,6 +118,25 @@ inline void check_offsets_tensor(const char* op, const char* name, const Tensor&
   if (offsets.is_cpu() != x.is_cpu() || offsets.get_device_index() != x.get_device_index()) {
     refuse(op, name, " must be on the device of x");
   }
+}
+
+// Packed images, as far as shapes tell.
+inline void check_packed(const char* op, const Tensor& x, const Tensor& cu_seqlens,
+                         const Tensor& cu_keep, int64_t total_keep, int64_t max_seqlen) {
+  check_features(op, x, 2, 2, "packed [T, D]");
+  check_offsets_tensor(op, "cu_seqlens", cu_seqlens, x);
+  check_offsets_tensor(op, "cu_keep", cu_keep, x);
+  if (cu_keep.size(0) != cu_seqlens.size(0)) {
+    refuse(op, "cu_keep must have cu_seqlens' length ", cu_seqlens.size(0), ", got ",
+           cu_keep.size(0));
+  }
+  if (total_keep < 0 || total_keep > x.size(0)) {
+    refuse(op, "total_keep must be in [0, T] = [0, ", x.size(0), "], got ", total_keep);
+  }
+  if (max_seqlen < 0) {
+    refuse(op, "max_seqlen must be >= 0, got ", max_seqlen);
+  }
+  check_side(op, max_seqlen, x.size(1));
 }
 
 // The values of cu_seqlens [B + 1] and cu_keep [B + 1], once they are at hand on the host.

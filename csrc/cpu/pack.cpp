@@ -1,5 +1,7 @@
 #include "pack.h"
 
+#include "../scaling.h"
+
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
@@ -27,14 +29,6 @@ void with_data(const Image& image, F&& f) {
     default:
       throw std::logic_error("svdprune: dtype not checked at the boundary");
   }
-}
-
-// The mean of N numbers is uncertain by N eps: a difference below that is zero, so that equal
-// tokens centre to nothing and not to noise.
-double centered(double value, double mean, int64_t tokens) {
-  const double noise = std::numeric_limits<double>::epsilon() * static_cast<double>(tokens);
-  const double difference = value - mean;
-  return std::fabs(difference) <= noise * std::fabs(mean) ? 0 : difference;
 }
 
 template <class T>

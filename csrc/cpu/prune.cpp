@@ -223,20 +223,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_varlen_cpu(
     int64_t max_seqlen, double variance, std::optional<int64_t> rank, bool center,
     const std::string& solver, const std::string& select) {
   const char* op = "prune_varlen";
-  check_features(op, x, 2, 2, "packed [T, D]");
-  check_offsets_tensor(op, "cu_seqlens", cu_seqlens, x);
-  check_offsets_tensor(op, "cu_keep", cu_keep, x);
+  check_packed(op, x, cu_seqlens, cu_keep, total_keep, max_seqlen);
   const int64_t images = cu_seqlens.size(0) - 1;
-  if (cu_keep.size(0) != images + 1) {
-    refuse(op, "cu_keep must have cu_seqlens' length ", images + 1, ", got ", cu_keep.size(0));
-  }
   const Batch packed(x);
   const Tensor seqlens = to_int64(cu_seqlens);
   const Tensor keeps = to_int64(cu_keep);
   const int64_t* first_token = static_cast<const int64_t*>(seqlens.const_data_ptr());
   const int64_t* first_kept = static_cast<const int64_t*>(keeps.const_data_ptr());
   check_offsets(op, first_token, first_kept, images, packed.tokens, total_keep, max_seqlen);
-  check_side(op, max_seqlen, packed.features);
   const Options options = check_options(op, variance, rank, center, solver, packed.features, "D");
   check_select(op, select);
 

@@ -1,0 +1,77 @@
+// The bridge between the host file, which knows torch, and the kernels, which do not. Every pointer
+// is to device memory, row-major and contiguous unless its comment says otherwise; every call is
+// asynchronous on `stream`, takes no memory, never synchronises, and may be captured in a CUDA
+// graph. All results are deterministic: sums have a fixed order, and atomics are used on maxima and
+// minima only.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+namespace svdprune::cuda {
+
+enum class Dtype { kFloat64, kFloat32, kFloat16, kBFloat16 };
+
+// B images of N tokens, or packed images of different lengths, N being the longest.
+struct Images {
+  int64_t images;    // B
+  int64_t tokens;    // N
+  int64_t features;  // D
+  const void* data;  // [B, N, D], packed [T, D]; any strides
+  Dtype dtype;
+  int64_t image_stride, token_stride, feature_stride;  // in elements
+  const int64_t* cu_seqlens;                           // packed: [B + 1]; else null
+  int64_t total_tokens;                                // packed: T, which bounds what is read
+};
+
+// Budgets: `keep` tokens an image, or packed ones.
+struct Budget {
+  int64_t keep;            // K
+  const int64_t* cu_keep;  // packed: [B + 1]; else null
+  int64_t total_keep;      // packed: length of the output, which bounds what is written
+  double coverage;         // in (0, 1]: as many as reach that share of the leverage; 0: all of K
+};
+
+// How the rank is found; see svdprune::Options.
+struct RankRule {
+  double variance;
+  int64_t rank;  // 0: by variance
+};
+
+// means [B, D]: mean over each image's tokens, summed in float64.
+void launch_feature_means(const Images& x, double* means, cudaStream_t stream);
+
+// largest [B]: max |x - mean|; NaN where the image holds NaN, infinite where it holds Inf. means:
+// [B, D] or null.
+void launch_largest_magnitude(const Images& x, const double* means, double* largest,
+                              cudaStream_t stream);
+
+// packed [B, N, D] in `dtype`: (x - mean) * scale with scale a power of two chosen from `largest`
+// such that squares neither overflow nor underflow; zeros behind an image's end, and for an image
+// that is not finite.
+void launch_pack(const Images& x, const double* means, const double* largest, void* packed,
+                 Dtype dtype, cudaStream_t stream);
+
+// Stage 3. basis: column-major [rows, n], of which the last r columns count; n eigenvalues [B, n],
+// ascending. On the tokens' side rows = n = N and the basis is U; on the features' side rows = N, n
+// = D, and it is X V, whose columns are divided by the singular values here. scores [B, N] or
+// packed [T], in T; rank [B]. An image that is not finite, or whose info [B] is not 0, gets NaN
+// scores and rank -1.
+template <class T>
+void launch_leverage(const Images& x, bool tokens_side, int64_t n, const T* basis,
+                     const T* eigenvalues, const double* largest, const int* info, RankRule rule,
+                     T* scores, int32_t* rank, cudaStream_t stream);
+
+// Stage 4. kept [B, N], packed [T]: 1 for a token that stays. Ties go to the lower index; an image
+// of rank -1 keeps its first tokens.
+template <class T>
+void launch_select(const Images& x, const T* scores, const int32_t* rank, Budget budget,
+                   uint8_t* kept, cudaStream_t stream);
+
+// Stage 5. tokens [B, K, D], packed [total_keep, D], in x's dtype, bit for bit; indices [B, K],
+// packed [total_keep]; count [B] or null. Places that are left over get zero rows and index -1.
+void launch_gather(const Images& x, const uint8_t* kept, Budget budget, void* tokens,
+                   int64_t* indices, int32_t* count, cudaStream_t stream);
+
+}  // namespace svdprune::cuda

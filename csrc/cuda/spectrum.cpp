@@ -1,0 +1,103 @@
+// Stage 2 of 5, spectrum, on cuSOLVER: one batched call for every batch size, where
+// torch.linalg.eigh loops over the images (pytorch issues 174674, 175585).
+
+#include "linear_algebra.h"
+
+#include <map>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace svdprune::cuda {
+
+namespace {
+
+void check(cusolverStatus_t status, const char* call) {
+  if (status != CUSOLVER_STATUS_SUCCESS) {
+    throw std::runtime_error(
+        std::string("svdprune: ") + call + " failed with cuSOLVER status " +
+        std::to_string(static_cast<int>(status)) +
+        "; if this was under CUDA graph capture, this version of cuSOLVER cannot be captured");
+  }
+}
+
+// Handles that no thread holds, by device. Never destroyed: at exit the CUDA context may be gone
+// first.
+struct Pool {
+  std::mutex mutex;
+  std::map<int, std::vector<SolverHandle>> idle;
+};
+
+Pool& pool() {
+  static Pool* const instance = new Pool;
+  return *instance;
+}
+
+SolverHandle make_solver() {
+  SolverHandle solver{};
+  check(cusolverDnCreate(&solver.handle), "cusolverDnCreate");
+  check(cusolverDnCreateParams(&solver.params), "cusolverDnCreateParams");
+  return solver;
+}
+
+// A thread's handles, by device; they go back to the pool with the thread.
+class Held {
+ public:
+  ~Held() {
+    const std::lock_guard lock(pool().mutex);
+    for (const auto& [device, solver] : solvers_) {
+      pool().idle[device].push_back(solver);
+    }
+  }
+
+  SolverHandle& on(int device) {
+    if (const auto found = solvers_.find(device); found != solvers_.end()) {
+      return found->second;
+    }
+    {
+      const std::lock_guard lock(pool().mutex);
+      std::vector<SolverHandle>& idle = pool().idle[device];
+      if (!idle.empty()) {
+        const SolverHandle solver = idle.back();
+        idle.pop_back();
+        return solvers_.emplace(device, solver).first->second;
+      }
+    }
+    return solvers_.emplace(device, make_solver()).first->second;
+  }
+
+ private:
+  std::map<int, SolverHandle> solvers_;
+};
+
+}  // namespace
+
+SolverHandle& solver_on(int device, cudaStream_t stream) {
+  thread_local Held held;
+  SolverHandle& solver = held.on(device);
+  check(cusolverDnSetStream(solver.handle, stream), "cusolverDnSetStream");
+  return solver;
+}
+
+Workspace spectrum_workspace(SolverHandle& solver, int64_t images, int64_t n, cudaDataType type,
+                             void* matrices, void* eigenvalues) {
+  Workspace sizes{};
+  check(cusolverDnXsyevBatched_bufferSize(
+            solver.handle, solver.params, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_LOWER, n, type,
+            matrices, n, type, eigenvalues, type, &sizes.device_bytes, &sizes.host_bytes, images),
+        "cusolverDnXsyevBatched_bufferSize");
+  return sizes;
+}
+
+void launch_spectrum(SolverHandle& solver, int64_t images, int64_t n, cudaDataType type,
+                     void* matrices, void* eigenvalues, void* device_workspace,
+                     void* host_workspace, Workspace sizes, int* info) {
+  check(cusolverDnXsyevBatched(solver.handle, solver.params, CUSOLVER_EIG_MODE_VECTOR,
+                               CUBLAS_FILL_MODE_LOWER, n, type, matrices, n, type, eigenvalues,
+                               type, device_workspace, sizes.device_bytes, host_workspace,
+                               sizes.host_bytes, info, images),
+        "cusolverDnXsyevBatched");
+}
+
+}  // namespace svdprune::cuda

@@ -1,0 +1,23 @@
+// How a feature enters the computation, on either backend: (x - mean) * 2^k.
+#pragma once
+
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define SVDPRUNE_HOST_DEVICE __host__ __device__
+#else
+#define SVDPRUNE_HOST_DEVICE
+#endif
+
+namespace svdprune {
+
+// The mean of N numbers is uncertain by N eps: a difference below that is zero, so that equal
+// tokens centre to nothing and not to noise.
+SVDPRUNE_HOST_DEVICE inline double centered(double value, double mean, int64_t tokens) {
+  const double noise = 2.220446049250313e-16 * static_cast<double>(tokens);
+  const double difference = value - mean;
+  const double size = difference < 0 ? -difference : difference;
+  return size <= noise * (mean < 0 ? -mean : mean) ? 0 : difference;
+}
+
+}  // namespace svdprune

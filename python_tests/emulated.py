@@ -1,0 +1,209 @@
+"""The CUDA stages with their kernels run on the CPU: python_tests/emulation, built on first use."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from ctypes import Structure, byref, c_double, c_int, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+HERE = Path(__file__).resolve().parent
+KERNELS = HERE.parent / "csrc" / "cuda"
+MARGIN = 64  # numbers, on either side of an output
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
+
+
+def cuda_headers() -> Path | None:
+    """The include folder of a CUDA toolkit, or None."""
+    nvcc = shutil.which("nvcc")
+    roots = [Path("/usr/local/cuda"), *([Path(nvcc).resolve().parents[1]] if nvcc else [])]
+    return next((r / "include" for r in roots if (r / "include/cuda_fp16.h").exists()), None)
+
+
+def build(folder: Path) -> Path:
+    """Compiles the kernels for the CPU."""
+    library = folder / "emulated.so"
+    sources = [KERNELS / f"{name}.cu" for name in ("pack", "leverage", "select", "gather")]
+    subprocess.run(
+        [
+            *("g++", "-std=c++20", "-O1", "-fPIC", "-shared", "-DSVDPRUNE_EMULATED"),
+            *("-include", HERE / "emulation/executor.h", "-isystem", cuda_headers()),
+            *("-x", "c++", *sources, HERE / "emulation/kernels.cpp", "-o", library),
+        ],
+        check=True,
+    )
+    return library
+
+
+class _Images(Structure):
+    _fields_ = (
+        ("images", c_int64),
+        ("tokens", c_int64),
+        ("features", c_int64),
+        ("data", c_void_p),
+        ("dtype", c_int),
+        ("image_stride", c_int64),
+        ("token_stride", c_int64),
+        ("feature_stride", c_int64),
+        ("cu_seqlens", c_void_p),
+        ("total_tokens", c_int64),
+    )
+
+
+class _Budget(Structure):
+    _fields_ = (
+        ("keep", c_int64),
+        ("cu_keep", c_void_p),
+        ("total_keep", c_int64),
+        ("coverage", c_double),
+    )
+
+
+def _pointer(tensor: Tensor | None) -> c_void_p:
+    return c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+class Emulated:
+    """The launches of csrc/cuda/launch.h, on CPU tensors: x [B, N, D], or packed [T, D]."""
+
+    def __init__(self, library: Path, x: Tensor, cu_seqlens: Tensor | None = None) -> None:
+        self._library = _load(library)
+        self.x = x
+        self._margins: dict[int, tuple[Tensor, Tensor]] = {}
+        self.cu_seqlens = cu_seqlens
+        if cu_seqlens is None:
+            images, self.tokens, self.features = x.shape
+            strides = x.stride()
+        else:
+            images, self.tokens = len(cu_seqlens) - 1, int(cu_seqlens.diff().max())
+            self.features, strides = x.shape[1], (0, *x.stride())
+        self.images = images
+        self._args = _Images(
+            images,
+            self.tokens,
+            self.features,
+            x.data_ptr(),
+            DTYPES.index(x.dtype),
+            *strides,
+            _pointer(cu_seqlens),
+            x.shape[0] if cu_seqlens is not None else 0,
+        )
+
+    def _output(self, shape: tuple[int, ...], fill: float, dtype: torch.dtype) -> Tensor:
+        # Between margins, which a kernel that writes outside would change.
+        count = torch.Size(shape).numel()
+        whole = torch.full((count + 2 * MARGIN,), fill).to(dtype)
+        output = whole[MARGIN : MARGIN + count].view(shape)
+        self._margins[id(output)] = (whole, whole.clone())
+        return output
+
+    def _checked(self, output: Tensor) -> Tensor:
+        whole, before = self._margins.pop(id(output))
+        for part in (slice(None, MARGIN), slice(-MARGIN, None)):
+            torch.testing.assert_close(
+                whole[part], before[part], rtol=0, atol=0, equal_nan=True, msg="written outside"
+            )
+        return output
+
+    def means(self) -> Tensor:
+        """[B, D]."""
+        means = self._output((self.images, self.features), float("nan"), torch.float64)
+        self._library.emulated_feature_means(byref(self._args), _pointer(means))
+        return self._checked(means)
+
+    def largest(self, means: Tensor | None = None) -> Tensor:
+        """[B]."""
+        largest = self._output((self.images,), -1.0, torch.float64)
+        self._library.emulated_largest_magnitude(
+            byref(self._args), _pointer(means), _pointer(largest)
+        )
+        return self._checked(largest)
+
+    def pack(self, dtype: torch.dtype, means: Tensor | None, largest: Tensor) -> Tensor:
+        """[B, N, D]."""
+        packed = self._output((self.images, self.tokens, self.features), float("nan"), dtype)
+        self._library.emulated_pack(
+            byref(self._args),
+            _pointer(means),
+            _pointer(largest),
+            _pointer(packed),
+            DTYPES.index(dtype),
+        )
+        return self._checked(packed)
+
+    def leverage(
+        self,
+        packed: Tensor,
+        largest: Tensor,
+        *,
+        variance: float = 0.9,
+        rank: int | None = None,
+        info: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Scores [B, N] or [T] and rank [B]; cuBLAS's and cuSOLVER's parts are torch's here."""
+        work = packed.float()
+        on_tokens = self.tokens <= self.features
+        gram = work @ work.mT if on_tokens else work.mT @ work
+        eigenvalues, vectors = torch.linalg.eigh(gram.nan_to_num(0))
+        basis = vectors if on_tokens else work @ vectors
+        basis = basis.mT.contiguous()  # column-major
+        info = torch.zeros(self.images, dtype=torch.int32) if info is None else info
+        scores = self._output(self.x.shape[:-1], -1.0, torch.float32)
+        ranks = self._output((self.images,), -7, torch.int32)
+        self._library.emulated_leverage(
+            byref(self._args),
+            ctypes.c_bool(on_tokens),
+            c_int64(eigenvalues.shape[1]),
+            _pointer(basis),
+            _pointer(eigenvalues.contiguous()),
+            _pointer(largest),
+            _pointer(info),
+            c_double(variance),
+            c_int64(rank or 0),
+            _pointer(scores),
+            _pointer(ranks),
+        )
+        return self._checked(scores), self._checked(ranks)
+
+    def keep(
+        self,
+        scores: Tensor,
+        ranks: Tensor,
+        keep: int | Tensor,
+        coverage: float = 0,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens, indices, count; ``keep``: a number, or offsets [B + 1] for packed images."""
+        packed = isinstance(keep, Tensor)
+        total = int(keep[-1]) if packed else 0
+        budget = _Budget(0 if packed else keep, _pointer(keep) if packed else None, total, coverage)
+        kept = self._output(scores.shape, 9, torch.uint8)
+        self._library.emulated_select(
+            byref(self._args), _pointer(scores), _pointer(ranks), byref(budget), _pointer(kept)
+        )
+        shape = (total,) if packed else (self.images, keep)
+        tokens = self._output((*shape, self.features), -3.0, self.x.dtype)
+        indices = self._output(shape, -9, torch.int64)
+        counts = self._output((self.images,), -9, torch.int32)
+        self._library.emulated_gather(
+            byref(self._args),
+            _pointer(kept),
+            byref(budget),
+            _pointer(tokens),
+            _pointer(indices),
+            _pointer(counts),
+        )
+        self._checked(kept)
+        return self._checked(tokens), self._checked(indices), self._checked(counts)
+
+
+@cache
+def _load(library: Path) -> ctypes.CDLL:
+    loaded = ctypes.CDLL(str(library))
+    for name in ("feature_means", "largest_magnitude", "pack", "leverage", "select", "gather"):
+        getattr(loaded, f"emulated_{name}").restype = None
+    return loaded
