@@ -6,12 +6,15 @@
 #include "cpu/leverage.h"
 #include "cpu/select.h"
 #include "cpu/spectrum.h"
+#include "cpu/tridiagonal_eigen.h"
+#include "cpu/tridiagonalise.h"
 
 #include "build_info.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
 #include <chrono>
 #include <vector>
 
@@ -20,6 +23,7 @@ namespace py = pybind11;
 namespace {
 
 using Matrix = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
 using Vector = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
 py::dict build_info() {
@@ -55,11 +59,13 @@ Matrix gram(const Matrix& x, bool tokens_side, bool center) {
   return full;
 }
 
-// (eigenvalues [r] descending, basis [n, r]) of the Gram matrix of x, on its smaller side.
+// (eigenvalues [r] descending, basis [n, r]) of the Gram matrix of x, on its smaller side, by
+// "eigh".
 py::tuple spectrum(const Matrix& x, double variance) {
   const svdprune::Image image = image_of(x);
   svdprune::Options options;
   options.variance = variance;
+  options.solver = svdprune::Solver::kEigh;
   const auto result = svdprune::cpu::spectrum(
       svdprune::cpu::gram<float>(image, svdprune::cpu::smaller_side(image), false), options);
   Vector eigenvalues(result.rank);
@@ -71,6 +77,42 @@ py::tuple spectrum(const Matrix& x, double variance) {
     }
   }
   return py::make_tuple(eigenvalues, basis);
+}
+
+// (diagonal [m], coupling [m], steps m) of symmetric a [n, n], stopped after at most `most` steps.
+py::tuple tridiagonalise(const Matrix& a, int64_t most) {
+  if (a.ndim() != 2 || a.shape(0) != a.shape(1)) {
+    throw py::value_error("a must be [n, n]");
+  }
+  std::vector<float> work(a.data(), a.data() + a.size());
+  const auto result = svdprune::cpu::tridiagonalise<float>(
+      a.shape(0), work.data(), {most}, [](const auto&, const auto&) { return true; });
+  return py::make_tuple(Doubles(result.steps, result.diagonal.data()),
+                        Doubles(result.steps, result.coupling.data()), result.steps);
+}
+
+// Eigenvalues [n], descending, and eigenvectors [n, n] of a symmetric tridiagonal matrix.
+py::tuple tridiagonal_eigen(const Doubles& diagonal, const Doubles& coupling) {
+  const int64_t n = diagonal.size();
+  if (coupling.size() != n) {
+    throw py::value_error("coupling must have the length of diagonal; its last entry is not used");
+  }
+  const std::vector<double> d(diagonal.data(), diagonal.data() + n);
+  const std::vector<double> c(coupling.data(), coupling.data() + n);
+  const std::vector<double> values = svdprune::cpu::tridiagonal_eigenvalues(d, c);
+  constexpr int64_t kLanes = svdprune::cpu::kLanes;
+  Doubles vectors({n, n});
+  std::vector<double> lanes(n * kLanes);
+  for (int64_t j = 0; j < static_cast<int64_t>(values.size()); ++j) {
+    if (j % kLanes == 0) {
+      svdprune::cpu::tridiagonal_eigenvectors(d, c, values.data() + j, std::min(kLanes, n - j),
+                                              lanes.data());
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      vectors.mutable_at(i, j) = lanes[i * kLanes + j % kLanes];
+    }
+  }
+  return py::make_tuple(Doubles(values.size(), values.data()), vectors);
 }
 
 int64_t rank_for_variance(const Vector& eigenvalues, double variance, double total) {
@@ -143,6 +185,8 @@ PYBIND11_MODULE(_native, m) {
   m.def("spectrum", &spectrum, py::arg("x"), py::arg("variance"));
   m.def("rank_for_variance", &rank_for_variance, py::arg("eigenvalues"), py::arg("variance"),
         py::arg("total"));
+  m.def("tridiagonalise", &tridiagonalise, py::arg("a"), py::arg("most"));
+  m.def("tridiagonal_eigen", &tridiagonal_eigen, py::arg("diagonal"), py::arg("coupling"));
   m.def("select_topk", &select_topk, py::arg("scores"), py::arg("keep"));
   m.def("select_coverage", &select_coverage, py::arg("scores"), py::arg("max_keep"),
         py::arg("coverage"));

@@ -74,6 +74,15 @@ def zero_image() -> Tensor:
     return x
 
 
+def blocks(n: int, d: int, weak: float) -> Tensor:
+    """[n, d]: two halves of the tokens in orthogonal feature spaces, the first half the weaker."""
+    x = torch.zeros(n, d)
+    energy = power_law(min(n, d) // 2, 2)
+    x[: n // 2, : d // 2] = weak * with_spectrum(n // 2, d // 2, energy, seed=1)
+    x[n // 2 :, d // 2 :] = with_spectrum(n - n // 2, d - d // 2, energy, seed=2)
+    return x
+
+
 def photograph(seed: int = 0) -> Tensor:
     """[576, 1024]: a 24 x 24 grid of smooth features, noise, and a few tokens of massive norm."""
     place = (torch.arange(24, dtype=torch.float64) + 0.5) * torch.pi / 24
@@ -122,6 +131,12 @@ def samples() -> list[Sample]:
         Sample("orthonormal_tokens", lambda: orthonormal(64, 24).mT.float().contiguous(), 6),
         Sample("unit_vectors", lambda: torch.eye(20, 32), 7),
         Sample("whole_energy", lambda: gaussian(20, 30), 6, 1.0),
+        # What could make a reduction that starts at token 0 stop too soon.
+        Sample("blind_start", lambda: blocks(96, 128, weak=0.2), 12, 0.8),
+        Sample("blind_start_at_zero", lambda: blocks(96, 128, weak=0.0), 12, 0.8),
+        Sample("blind_start_features", lambda: blocks(160, 128, weak=0.2).mT.contiguous().mT, 12),
+        Sample("few_directions", lambda: with_spectrum(200, 256, power_law(200, 2.4)), 16, 0.99),
+        Sample("many_duplicates", lambda: gaussian(64, 96).repeat(4, 1), 30),
         # Shapes.
         Sample("more_tokens", lambda: gaussian(200, 32), 20),
         Sample("more_tokens_batch", lambda: gaussian(2, 90, 24, seed=3), 20),

@@ -7,9 +7,9 @@
 namespace svdprune::cpu {
 
 template <class T>
-void row_norms(const T* basis, int64_t n, int64_t rank, T* norms) {
+void row_norms(const T* basis, int64_t n, int64_t columns, bool complement, T* norms) {
   std::vector<double> sums(n, 0);
-  for (int64_t j = 0; j < rank; ++j) {
+  for (int64_t j = 0; j < columns; ++j) {
     const T* column = basis + j * n;
     for (int64_t i = 0; i < n; ++i) {
       const double value = column[i];
@@ -17,7 +17,7 @@ void row_norms(const T* basis, int64_t n, int64_t rank, T* norms) {
     }
   }
   for (int64_t i = 0; i < n; ++i) {
-    norms[i] = static_cast<T>(std::clamp(sums[i], 0.0, 1.0));
+    norms[i] = static_cast<T>(std::clamp(complement ? 1 - sums[i] : sums[i], 0.0, 1.0));
   }
 }
 
@@ -26,16 +26,16 @@ void leverage(const Image& image, const Spectrum<T>& spectrum, T* scores) {
   if (spectrum.rank == 0) {
     std::fill_n(scores, image.tokens, T(0));
   } else if (spectrum.side == Side::kTokens) {
-    row_norms(spectrum.basis, spectrum.n, spectrum.rank, scores);
+    row_norms(spectrum.basis, spectrum.n, spectrum.columns, spectrum.complement, scores);
   } else {
     for_each_strip(image, spectrum, [&](int64_t i, int64_t rows, const T* product) {
-      row_norms(product, rows, spectrum.rank, scores + i);
+      row_norms(product, rows, spectrum.rank, false, scores + i);
     });
   }
 }
 
-template void row_norms(const float*, int64_t, int64_t, float*);
-template void row_norms(const double*, int64_t, int64_t, double*);
+template void row_norms(const float*, int64_t, int64_t, bool, float*);
+template void row_norms(const double*, int64_t, int64_t, bool, double*);
 template void leverage(const Image&, const Spectrum<float>&, float*);
 template void leverage(const Image&, const Spectrum<double>&, double*);
 

@@ -10,8 +10,9 @@ namespace svdprune::cpu {
 template <class T>
 void leverage(const Image& image, const Spectrum<T>& spectrum, T* scores);
 
-// norms [n]: squared row norms of basis [n, r], column-major. Sums in float64, in a fixed order.
+// norms [n]: squared row norms of basis [n, columns], column-major, or what they lack to 1. Sums in
+// float64, in a fixed order.
 template <class T>
-void row_norms(const T* basis, int64_t n, int64_t rank, T* norms);
+void row_norms(const T* basis, int64_t n, int64_t columns, bool complement, T* norms);
 
 }  // namespace svdprune::cpu

@@ -37,6 +37,8 @@ Spectrum<T> solve_eigh(Gram<T> gram, const Options& options) {
       .eigenvalues = std::vector<T>(descending.begin(), descending.begin() + rank),
       .storage = std::move(gram.values),
       .basis = basis,
+      .columns = rank,
+      .complement = false,
       .transform = std::move(gram.transform),
       .steps = n,
   };

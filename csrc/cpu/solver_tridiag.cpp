@@ -49,11 +49,21 @@ std::vector<int64_t> check_steps(int64_t n, const Options& options) {
   return steps;
 }
 
-// The last component of a unit eigenvector of T_m.
-double last_component(const std::vector<double>& diagonal, const std::vector<double>& coupling,
-                      double eigenvalue, std::vector<double>& z) {
-  tridiagonal_eigenvector(diagonal, coupling, eigenvalue, z.data());
-  return z.back();
+// ||e z_last||^2 over the `rank` leading eigenvectors of T_m, or anything above `limit` once past
+// it.
+double residual_square(const std::vector<double>& diagonal, const std::vector<double>& coupling,
+                       const std::vector<double>& eigenvalues, int64_t rank, double limit) {
+  const int64_t m = diagonal.size();
+  std::vector<double> z(m * kLanes);
+  double square = 0;
+  for (int64_t j = 0; j < rank && square <= limit; j += kLanes) {
+    const int64_t count = std::min(kLanes, rank - j);
+    tridiagonal_eigenvectors(diagonal, coupling, eigenvalues.data() + j, count, z.data());
+    for (int64_t lane = 0; lane < count; ++lane) {
+      square += std::pow(coupling.back() * z[(m - 1) * kLanes + lane], 2);
+    }
+  }
+  return square;
 }
 
 // Parts (i) to (iii), cheapest first.
@@ -78,52 +88,65 @@ bool certified(const Tridiagonal<T>& reduced, const Remainder<T>& remainder, dou
     return false;
   }
   const double coupling = std::fabs(reduced.coupling.back());
-  const double gap = ritz[rank - 1] - ritz[rank];
-  std::vector<double> z(m);
-  double residual = 0;
-  for (int64_t j = 0; j < rank; ++j) {
-    residual = std::hypot(
-        residual, coupling * last_component(reduced.diagonal, reduced.coupling, ritz[j], z));
-    if (!(residual < kTolerance<T> * gap)) {
-      return false;
-    }
-  }
-  return remainder.frobenius_norm() + coupling < ritz[rank - 1];
+  const double limit = std::pow(kTolerance<T> * (ritz[rank - 1] - ritz[rank]), 2);
+  return residual_square(reduced.diagonal, reduced.coupling, ritz, rank, limit) < limit &&
+         remainder.frobenius_norm() + coupling < ritz[rank - 1];
 }
 
-// Eigenvectors of T_m for its `rank` leading eigenvalues (descending) as the leading rows of basis
-// [n, rank], zeros below. False if two of one cluster could not be told apart.
+// Takes a cluster's earlier vectors, columns of basis [n, j], out of unit z [m]. False if hardly
+// anything is left.
 template <class T>
-bool leading_eigenvectors(const Tridiagonal<T>& reduced, const std::vector<double>& eigenvalues,
-                          int64_t n, int64_t rank, T* basis) {
-  const int64_t m = reduced.steps;
+bool separate(const std::vector<double>& eigenvalues, int64_t first, int64_t j, int64_t n,
+              const T* basis, std::vector<double>& z) {
+  const int64_t m = z.size();
   const double cluster = kClusterGap * eigenvalues[0];
-  std::vector<double> z(m);
-  for (int64_t j = 0; j < rank; ++j) {
-    tridiagonal_eigenvector(reduced.diagonal, reduced.coupling, eigenvalues[j], z.data());
-    for (int64_t i = j - 1; i >= 0 && eigenvalues[i] - eigenvalues[j] < cluster; --i) {
-      const T* earlier = basis + i * n;
-      double overlap = 0;
-      for (int64_t k = 0; k < m; ++k) {
-        overlap += earlier[k] * z[k];
-      }
-      double left = 0;
-      for (int64_t k = 0; k < m; ++k) {
-        z[k] -= overlap * earlier[k];
-        left += z[k] * z[k];
-      }
-      if (!(left > 1 - kMostOverlap * kMostOverlap)) {
-        return false;
-      }
-      for (int64_t k = 0; k < m; ++k) {
-        z[k] /= std::sqrt(left);
-      }
+  for (int64_t i = j - 1; i >= 0; --i) {
+    if (eigenvalues[first + i] - eigenvalues[first + j] >= cluster) {
+      break;
+    }
+    const T* earlier = basis + i * n;
+    double overlap = 0;
+    for (int64_t k = 0; k < m; ++k) {
+      overlap += earlier[k] * z[k];
+    }
+    double left = 0;
+    for (int64_t k = 0; k < m; ++k) {
+      z[k] -= overlap * earlier[k];
+      left += z[k] * z[k];
+    }
+    if (!(left > 1 - kMostOverlap * kMostOverlap)) {
+      return false;
+    }
+    for (int64_t k = 0; k < m; ++k) {
+      z[k] /= std::sqrt(left);
+    }
+  }
+  return true;
+}
+
+// Eigenvectors of T_m for eigenvalues first .. first + count (descending) as the leading rows of
+// basis [n, count], zeros below. Throws NotSeparated.
+template <class T>
+void eigenvectors(const Tridiagonal<T>& reduced, const std::vector<double>& eigenvalues,
+                  int64_t first, int64_t count, int64_t n, T* basis) {
+  const int64_t m = reduced.steps;
+  std::vector<double> lanes(m * kLanes), z(m);
+  for (int64_t j = 0; j < count; ++j) {
+    const int64_t lane = j % kLanes;
+    if (lane == 0) {
+      tridiagonal_eigenvectors(reduced.diagonal, reduced.coupling, eigenvalues.data() + first + j,
+                               std::min(kLanes, count - j), lanes.data());
+    }
+    for (int64_t k = 0; k < m; ++k) {
+      z[k] = lanes[k * kLanes + lane];
+    }
+    if (!separate(eigenvalues, first, j, n, basis, z)) {
+      throw NotSeparated();
     }
     T* column = basis + j * n;
     std::transform(z.begin(), z.end(), column, [](double value) { return static_cast<T>(value); });
     std::fill(column + m, column + n, T(0));
   }
-  return true;
 }
 
 }  // namespace
@@ -137,7 +160,6 @@ Spectrum<T> solve_tridiag(Gram<T> gram, const Options& options) {
   const Tridiagonal<T> reduced =
       tridiagonalise<T>(n, gram.values.get(), check_steps(n, options), enough);
   const std::vector<double> ritz = tridiagonal_eigenvalues(reduced.diagonal, reduced.coupling);
-
   if (ritz.empty()) {
     throw NotSeparated();
   }
@@ -151,19 +173,24 @@ Spectrum<T> solve_tridiag(Gram<T> gram, const Options& options) {
   const int64_t rank = options.rank.value_or(std::min(
       reduced.steps, rank_for_variance(ritz.data(), reduced.steps, options.variance, total)));
 
-  std::unique_ptr<T[]> basis(new T[n * rank]);
-  if (!leading_eigenvectors(reduced, ritz, n, rank, basis.get())) {
-    throw NotSeparated();
-  }
-  apply_reflectors(n, rank, reduced.steps - 1, gram.values.get(), reduced.tau.data(), basis.get());
-  T* columns = basis.get();
+  // On the tokens' side the projector onto what is not kept serves as well, and may be the smaller
+  // one.
+  const bool complement = gram.side == Side::kTokens && reduced.steps == n && rank > n - rank;
+  const int64_t first = complement ? rank : 0;
+  const int64_t columns = complement ? n - rank : rank;
+  std::unique_ptr<T[]> storage(new T[n * columns]);
+  T* basis = storage.get();
+  eigenvectors(reduced, ritz, first, columns, n, basis);
+  apply_reflectors(n, columns, reduced.steps - 1, gram.values.get(), reduced.tau.data(), basis);
   return Spectrum<T>{
       .side = gram.side,
       .n = n,
       .rank = rank,
       .eigenvalues = std::vector<T>(ritz.begin(), ritz.begin() + rank),
-      .storage = std::move(basis),
-      .basis = columns,
+      .storage = std::move(storage),
+      .basis = basis,
+      .columns = columns,
+      .complement = complement,
       .transform = std::move(gram.transform),
       .steps = reduced.steps,
   };

@@ -19,7 +19,8 @@ int64_t rank_for_variance(const T* eigenvalues, int64_t n, double variance, doub
 template <class T>
 Spectrum<T> spectrum(Gram<T> gram, const Options& options) {
   if (gram.trace == 0) {
-    return Spectrum<T>{gram.side, gram.n, 0, {}, nullptr, nullptr, std::move(gram.transform), 0};
+    return Spectrum<T>{
+        gram.side, gram.n, 0, {}, nullptr, nullptr, 0, false, std::move(gram.transform), 0};
   }
   // Early stop and the float64 tridiagonal stage are made for a float32 Gram; a float64 one gets
   // LAPACK's accuracy throughout unless asked otherwise.

@@ -12,7 +12,9 @@ struct Spectrum {
   int64_t rank;                // r
   std::vector<T> eigenvalues;  // [r], descending
   std::unique_ptr<T[]> storage;
-  T* basis;             // [n, r], column-major, in `storage`; column j belongs to eigenvalues[j]
+  T* basis;             // [n, columns], column-major, in `storage`
+  int64_t columns;      // r: column j belongs to eigenvalues[j]
+  bool complement;      // tokens' side only: the n - r other eigenvectors, as they are fewer
   Transform transform;  // of the features, as in Gram
   int64_t steps;        // of the tridiagonalisation that were taken; n for "eigh"
 };

@@ -7,6 +7,8 @@
 
 #include "tridiagonal_eigen.h"
 
+#include "clones.h"
+
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -53,6 +55,83 @@ void ql_sweep(std::vector<double>& d, std::vector<double>& c2, int64_t first, in
   d[first] = shift + gamma;
 }
 
+// The pivots from the top and from the bottom, [n, kLanes] each. A pivot of zero is replaced by a
+// tiny one.
+SVDPRUNE_CLONES void factorise(int64_t n, const double* diagonal, const double* coupling,
+                               const double* lanes, double tiny, double* top, double* bottom) {
+  const auto pivot = [tiny](double value) { return std::fabs(value) < tiny ? tiny : value; };
+  for (int64_t i = 0; i < n; ++i) {
+    const double square = i > 0 ? coupling[i - 1] * coupling[i - 1] : 0;
+    const double* before = top + (i > 0 ? i - 1 : 0) * kLanes;
+#pragma omp simd
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const double carried = i > 0 ? square / before[lane] : 0;
+      top[i * kLanes + lane] = pivot(diagonal[i] - lanes[lane] - carried);
+    }
+  }
+  for (int64_t i = n - 1; i >= 0; --i) {
+    const double square = i + 1 < n ? coupling[i] * coupling[i] : 0;
+    const double* after = bottom + (i + 1 < n ? i + 1 : i) * kLanes;
+#pragma omp simd
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const double carried = i + 1 < n ? square / after[lane] : 0;
+      bottom[i * kLanes + lane] = pivot(diagonal[i] - lanes[lane] - carried);
+    }
+  }
+}
+
+// twist [kLanes]: the row of smallest |gamma|.
+void twist_rows(int64_t n, const double* diagonal, const double* lanes, const double* top,
+                const double* bottom, int64_t* twist) {
+  double smallest[kLanes];
+  std::fill_n(smallest, kLanes, std::numeric_limits<double>::infinity());
+  std::fill_n(twist, kLanes, 0);
+  for (int64_t k = 0; k < n; ++k) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const int64_t at = k * kLanes + lane;
+      const double gamma = std::fabs(top[at] + bottom[at] - (diagonal[k] - lanes[lane]));
+      if (gamma < smallest[lane]) {
+        smallest[lane] = gamma;
+        twist[lane] = k;
+      }
+    }
+  }
+}
+
+// z [n, kLanes]: outwards from each lane's twist, then to unit length.
+SVDPRUNE_CLONES void substitute(int64_t n, const double* coupling, const int64_t* twist,
+                                const double* top, const double* bottom, double* z) {
+  double squares[kLanes] = {};
+  for (int64_t i = n - 1; i >= 0; --i) {
+    const double* below = z + (i + 1 < n ? i + 1 : i) * kLanes;
+    const double factor = coupling[i];
+#pragma omp simd
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const double carried = -factor / top[i * kLanes + lane] * below[lane];
+      z[i * kLanes + lane] = i < twist[lane] ? carried : i == twist[lane] ? 1 : 0;
+    }
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    const double* above = z + (i > 0 ? i - 1 : 0) * kLanes;
+    const double factor = i > 0 ? coupling[i - 1] : 0;
+#pragma omp simd
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const double carried = -factor / bottom[i * kLanes + lane] * above[lane];
+      const double value = i > twist[lane] ? carried : z[i * kLanes + lane];
+      z[i * kLanes + lane] = value;
+      squares[lane] += value * value;
+    }
+  }
+  for (double& square : squares) {
+    square = 1 / std::sqrt(square);
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      z[i * kLanes + lane] *= squares[lane];
+    }
+  }
+}
+
 }  // namespace
 
 std::vector<double> tridiagonal_eigenvalues(std::vector<double> d,
@@ -87,47 +166,21 @@ std::vector<double> tridiagonal_eigenvalues(std::vector<double> d,
   return d;
 }
 
-void tridiagonal_eigenvector(const std::vector<double>& diagonal,
-                             const std::vector<double>& coupling, double eigenvalue, double* z) {
+void tridiagonal_eigenvectors(const std::vector<double>& diagonal,
+                              const std::vector<double>& coupling, const double* eigenvalues,
+                              int64_t count, double* z) {
   const int64_t n = diagonal.size();
   const double scale = largest_entry(diagonal, coupling);
   const double tiny = kEpsilon * kEpsilon * (scale > 0 ? scale : 1);
-  const auto pivot = [tiny](double value) { return std::fabs(value) < tiny ? tiny : value; };
-
-  std::vector<double> top(n), bottom(n);
-  top[0] = pivot(diagonal[0] - eigenvalue);
-  for (int64_t i = 1; i < n; ++i) {
-    top[i] = pivot(diagonal[i] - eigenvalue - coupling[i - 1] * coupling[i - 1] / top[i - 1]);
+  double lanes[kLanes];
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    lanes[lane] = eigenvalues[std::min(lane, count - 1)];
   }
-  bottom[n - 1] = pivot(diagonal[n - 1] - eigenvalue);
-  for (int64_t i = n - 2; i >= 0; --i) {
-    bottom[i] = pivot(diagonal[i] - eigenvalue - coupling[i] * coupling[i] / bottom[i + 1]);
-  }
-
-  int64_t twist = 0;
-  double smallest = std::numeric_limits<double>::infinity();
-  for (int64_t k = 0; k < n; ++k) {
-    const double gamma = std::fabs(top[k] + bottom[k] - (diagonal[k] - eigenvalue));
-    if (gamma < smallest) {
-      smallest = gamma;
-      twist = k;
-    }
-  }
-
-  z[twist] = 1;
-  double square = 1;
-  for (int64_t i = twist; i > 0; --i) {
-    z[i - 1] = -coupling[i - 1] / top[i - 1] * z[i];
-    square += z[i - 1] * z[i - 1];
-  }
-  for (int64_t i = twist; i + 1 < n; ++i) {
-    z[i + 1] = -coupling[i] / bottom[i + 1] * z[i];
-    square += z[i + 1] * z[i + 1];
-  }
-  const double inverse = 1 / std::sqrt(square);
-  for (int64_t i = 0; i < n; ++i) {
-    z[i] *= inverse;
-  }
+  std::vector<double> top(n * kLanes), bottom(n * kLanes);
+  int64_t twist[kLanes];
+  factorise(n, diagonal.data(), coupling.data(), lanes, tiny, top.data(), bottom.data());
+  twist_rows(n, diagonal.data(), lanes, top.data(), bottom.data(), twist);
+  substitute(n, coupling.data(), twist, top.data(), bottom.data(), z);
 }
 
 }  // namespace svdprune::cpu

@@ -12,8 +12,13 @@ namespace svdprune::cpu {
 std::vector<double> tridiagonal_eigenvalues(std::vector<double> diagonal,
                                             const std::vector<double>& coupling);
 
-// Unit eigenvector of an eigenvalue that is known to eps ||T||, by a twisted factorisation. z [n].
-void tridiagonal_eigenvector(const std::vector<double>& diagonal,
-                             const std::vector<double>& coupling, double eigenvalue, double* z);
+// Eigenvectors are found for this many eigenvalues at a time, side by side.
+constexpr int64_t kLanes = 8;
+
+// Unit eigenvectors of `count` <= kLanes eigenvalues that are known to eps ||T||, by twisted
+// factorisations. z [n, kLanes]; the lanes after `count` are left undefined.
+void tridiagonal_eigenvectors(const std::vector<double>& diagonal,
+                              const std::vector<double>& coupling, const double* eigenvalues,
+                              int64_t count, double* z);
 
 }  // namespace svdprune::cpu

@@ -1,16 +1,9 @@
 #include "tridiagonalise.h"
 
+#include "clones.h"
+
 #include <algorithm>
 #include <cmath>
-
-// One source, compiled for several instruction sets; the loader picks one, once. Elsewhere the
-// baseline (NEON on AArch64) is what the compiler vectorises for.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define SVDPRUNE_CLONES \
-  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define SVDPRUNE_CLONES
-#endif
 
 namespace svdprune::cpu {
 

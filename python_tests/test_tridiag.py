@@ -1,0 +1,112 @@
+"""The tridiagonal solver: its stages against NumPy, and the whole on many random spectra."""
+
+import numpy as np
+import pytest
+import torch
+from agreement import assert_agrees
+from samples import gaussian, power_law, with_spectrum
+
+import svdprune_ext as svdprune
+from svdprune_ext._load import load_native
+
+native = load_native()
+
+
+def tridiagonal(diagonal, coupling):
+    off = coupling[: len(diagonal) - 1]
+    return np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1)
+
+
+def symmetric(n, seed=0):
+    x = gaussian(n, n + 5, seed=seed).numpy()
+    return x @ x.T
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 33, 130])
+def test_tridiagonalisation_keeps_the_eigenvalues(n):
+    a = symmetric(n)
+    diagonal, coupling, steps = native.tridiagonalise(a, n + 1)
+    assert steps == n
+    assert coupling[-1] == 0
+    expected = np.linalg.eigvalsh(a.astype(np.float64))
+    got = np.linalg.eigvalsh(tridiagonal(diagonal, coupling))
+    assert np.abs(got - expected).max() < 2e-6 * expected[-1]
+
+
+@pytest.mark.parametrize("most", [1, 2, 9, 20])
+def test_stopping_early_gives_the_leading_block(most):
+    a = symmetric(40)
+    whole = native.tridiagonalise(a, 41)
+    diagonal, coupling, steps = native.tridiagonalise(a, most)
+    assert steps == most
+    assert np.array_equal(diagonal, whole[0][:most])
+    assert np.array_equal(coupling, whole[1][:most])
+
+
+def test_tridiagonalisation_is_lanczos_from_the_first_coordinate():
+    a = symmetric(30).astype(np.float64)
+    diagonal, coupling, _ = native.tridiagonalise(a, 6)
+    q, before, beta = np.eye(30)[0], np.zeros(30), 0.0
+    for k in range(6):
+        w = a @ q - beta * before
+        assert diagonal[k] == pytest.approx(q @ w, rel=1e-4)
+        w -= (q @ w) * q
+        before, beta = q, np.linalg.norm(w)
+        assert abs(coupling[k]) == pytest.approx(beta, rel=1e-3)
+        q = w / beta
+
+
+def matrices():
+    rng = np.random.default_rng(0)
+    yield "random", rng.normal(size=50), rng.normal(size=50)
+    yield "graded", 10.0 ** -np.arange(30), 10.0 ** -(np.arange(30) + 0.5)
+    yield "wilkinson", np.abs(np.arange(21) - 10.0), np.ones(21)
+    yield "laplace", np.full(60, 2.0), np.full(60, -1.0)
+    yield "split", np.arange(12.0), np.array([1.0, 0, 2, 0, 0, 1, 1, 0, 3, 1, 1, 9])
+    yield "one", np.array([3.0]), np.array([7.0])
+    yield "zero", np.zeros(5), np.zeros(5)
+    yield "huge", rng.normal(size=20) * 1e120, rng.normal(size=20) * 1e120
+
+
+@pytest.mark.parametrize(
+    ("diagonal", "coupling"), [pytest.param(d, c, id=name) for name, d, c in matrices()]
+)
+def test_tridiagonal_eigenpairs(diagonal, coupling):
+    values, vectors = native.tridiagonal_eigen(diagonal, coupling)
+    t = tridiagonal(diagonal, coupling)
+    size = np.abs(t).max() or 1.0
+    assert np.abs(values - np.linalg.eigvalsh(t)[::-1]).max() <= 1e-14 * len(t) * size
+    assert np.abs(np.linalg.norm(vectors, axis=0) - 1).max() < 1e-12
+    assert np.abs(t @ (vectors / size) - vectors * (values / size)).max() < 1e-12
+    gaps = -np.diff(values)
+    for j in np.flatnonzero(gaps > 1e-3 * size):
+        assert abs(vectors[:, j] @ vectors[:, j + 1]) < 1e-10
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_spectra(seed):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low, high):
+        return low + (high - low) * torch.rand((), generator=generator).item()
+
+    n, d = int(draw(20, 260)), int(draw(20, 260))
+    energy = power_law(min(n, d), draw(0.1, 3))
+    x = with_spectrum(n, d, energy, seed=seed)
+    if seed % 3 == 0:
+        x += draw(0, 3) * gaussian(d, seed=seed) / d**0.5
+    if seed % 5 == 0:
+        x[:: int(draw(3, 20))] *= draw(1, 50)
+    options = {"variance": draw(0.5, 0.995), "solver": "tridiag"}
+    out = svdprune.prune(x, min(16, n), **options)
+    assert_agrees(x, out.scores, out.rank, out.indices, options=options)
+
+
+@pytest.mark.parametrize("variance", [0.6, 0.9, 0.99])
+def test_the_smaller_projector_gives_the_same_scores(variance):
+    # Above half of the directions the solver takes those that are not kept.
+    x = gaussian(60, 300)
+    out = svdprune.leverage_scores(x, variance=variance, solver="tridiag")
+    other = svdprune.leverage_scores(x, variance=variance, solver="eigh")
+    assert out.rank == other.rank
+    torch.testing.assert_close(out.scores, other.scores, atol=1e-5, rtol=0)
