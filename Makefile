@@ -8,7 +8,7 @@ PHOTO ?=
 BIN := .venv/bin
 SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench gpu-test gpu-bench lint clean
 demo: .venv/installed
 	$(BIN)/svdprune demo $(PHOTO)
 
@@ -18,10 +18,17 @@ test: .venv/installed
 bench: .venv/installed
 	$(BIN)/svdprune bench
 
+# On a machine with a GPU, with the packages of PYTHON: see bench/run_gpu.sh.
+gpu-test:
+	PYTHON="$(PYTHON)" bash bench/run_gpu.sh tests
+
+gpu-bench:
+	PYTHON="$(PYTHON)" bash bench/run_gpu.sh bench
+
 lint: .venv/linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.cpp' -o -name '*.h')
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc python_tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 	$(BIN)/mypy
 
 clean:

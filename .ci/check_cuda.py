@@ -48,9 +48,7 @@ def kernels(log: str) -> list[tuple[str, str, int, int, int, int]]:
             rows.append((name, architecture, int(used[1]), int(used[2] or 0), stack, spilled))
             name = ""
     readable = run("c++filt", *(row[0] for row in rows)).splitlines() if rows else []
-    return sorted(
-        (shorten(text), *row[1:]) for text, row in zip(readable, rows, strict=True)
-    )
+    return sorted((shorten(text), *row[1:]) for text, row in zip(readable, rows, strict=True))
 
 
 def shorten(name: str) -> str:
@@ -99,7 +97,9 @@ def main(log: str, library: str, write: bool) -> int:
     if write:
         TABLE.write_text(new)
     elif not TABLE.exists() or TABLE.read_text() != new:
-        failures.append(f"{TABLE.relative_to(ROOT)} is stale: .ci/cuda --write, and look at the change")
+        failures.append(
+            f"{TABLE.relative_to(ROOT)} is stale: .ci/cuda --write, and look at the change"
+        )
 
     for failure in failures:
         print(f"check_cuda: {failure}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Rewrites the README's benchmark tables from the committed results in ``bench/results/cpu``.
+"""Rewrites the README's benchmark tables from the committed results: ``bench/results/cpu``, ``.../<gpu>``.
 
 ``python -m bench.report`` in the source folder; ``--check`` only says whether the README is up to date.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import document
+from bench import document, gpu_document
 from bench.timing import ROOT
 
 _SECTIONS = {
@@ -33,13 +33,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.report", description=__doc__)
     parser.add_argument("--check", action="store_true", help="exit 1 if the README is stale")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
-    parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results" / "cpu")
+    parser.add_argument("--results", type=Path, default=ROOT / "bench" / "results")
     options = parser.parse_args(arguments)
 
     try:
-        results = load_results(options.results)
+        results, gpu_results = (
+            load_results(options.results / "cpu"),
+            load_gpu_results(options.results),
+        )
         old = options.readme.read_text()
-        new = rewrite(old, results)
+        new = rewrite_gpu(rewrite(old, results), gpu_results)
     except (OSError, ValueError) as error:
         print(f"bench.report: {error}", file=sys.stderr)
         return 2
@@ -87,14 +90,62 @@ def rewrite(readme: str, results: list[dict[str, Any]]) -> str:
         ValueError: A marker is missing.
     """
     for name, (table, header, cells) in _SECTIONS.items():
-        begin, end = f"<!-- bench:{name}:begin -->", f"<!-- bench:{name}:end -->"
-        head, found_begin, rest = readme.partition(begin)
-        _, found_end, tail = rest.partition(end)
-        if not found_begin or not found_end:
-            raise ValueError(f"the README lacks the markers {begin} and {end}")
         blocks = [_block(result, table, header, cells) for result in results if result.get(table)]
-        readme = head + begin + "\n" + "\n\n".join(blocks) + "\n" + end + tail
+        readme = _between_markers(readme, name, blocks)
     return readme
+
+
+def load_gpu_results(folder: Path) -> list[dict[str, Any]]:
+    """Reads every result of a GPU that is committed; there may be none.
+
+    Args:
+        folder: Holds, beside ``cpu``, a folder for each GPU with files that ``run_gpu.sh`` wrote.
+
+    Returns:
+        Their contents, in the order of the paths.
+
+    Raises:
+        ValueError: A file was written where there was no GPU.
+    """
+    results = []
+    for file in sorted(folder.glob("*/*.json")):
+        if file.parent.name == "cpu":
+            continue
+        result = json.loads(file.read_text())
+        if not result.get("machine", {}).get("gpu"):
+            raise ValueError(f"{file} was not measured on a GPU")
+        results.append(result)
+    return results
+
+
+def rewrite_gpu(readme: str, results: list[dict[str, Any]]) -> str:
+    """Puts the GPU's tables between the README's markers of the name "gpu".
+
+    Without a result the section says that there is none, and a README without the section stays as it is.
+
+    Args:
+        readme: The text.
+        results: Contents of result files.
+
+    Returns:
+        The text with the section replaced.
+
+    Raises:
+        ValueError: There is a result, and a marker is missing.
+    """
+    if not results and "<!-- bench:gpu:" not in readme:
+        return readme
+    blocks = [gpu_document.tables(result) for result in results] or [gpu_document.UNMEASURED]
+    return _between_markers(readme, "gpu", blocks)
+
+
+def _between_markers(readme: str, name: str, blocks: list[str]) -> str:
+    begin, end = f"<!-- bench:{name}:begin -->", f"<!-- bench:{name}:end -->"
+    head, found_begin, rest = readme.partition(begin)
+    _, found_end, tail = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ValueError(f"the README lacks the markers {begin} and {end}")
+    return head + begin + "\n" + "\n\n".join(blocks) + "\n" + end + tail
 
 
 def _block(

@@ -153,8 +153,8 @@ def test_seconds_are_readable(seconds, text):
 
 def test_report_rewrites_between_the_markers(tmp_path):
     readme, results = tmp_path / "README.md", tmp_path / "results"
-    results.mkdir()
-    (results / "machine.json").write_text(json.dumps(RESULT))
+    (results / "cpu").mkdir(parents=True)
+    (results / "cpu" / "machine.json").write_text(json.dumps(RESULT))
     readme.write_text(README)
     paths = ["--readme", str(readme), "--results", str(results)]
 
@@ -182,7 +182,8 @@ def test_report_says_what_is_missing(tmp_path, capsys):
     assert report.main(paths) == 2
     assert "svdprune bench --json" in capsys.readouterr().err
 
-    (tmp_path / "a.json").write_text(json.dumps(RESULT))
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "a.json").write_text(json.dumps(RESULT))
     readme.write_text("no markers")
     assert report.main(paths) == 2
     assert "bench:cpu:begin" in capsys.readouterr().err

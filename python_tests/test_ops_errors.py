@@ -2,7 +2,6 @@
 
 import re
 
-import numpy as np
 import pytest
 import torch
 from samples import gaussian
@@ -195,7 +194,7 @@ VARLEN = {
     "total_keep": ({"total_keep": 4}, "cu_keep must run from 0 to total_keep = 4, got 0 to 5"),
     "total_keep_negative": (
         {"total_keep": -1},
-        "cu_keep must run from 0 to total_keep = -1, got 0 to 5",
+        "total_keep must be in [0, T] = [0, 9], got -1",
     ),
     "cu_keep_falls": (
         {"cu_keep": offsets(0, -1, 5)},
@@ -266,10 +265,11 @@ def test_works_again_after_a_refusal():
 
 
 @every_op
-@pytest.mark.parametrize("x", [[[1.0, 2.0]], np.zeros((9, 5), np.float32), 1.0, None])
+@pytest.mark.parametrize("x", [[[1.0, 2.0]], 1.0, None])
 def test_not_a_tensor(name, x):
     got = type(x).__name__
-    with pytest.raises(TypeError, match=f"svdprune::{name}: x must be a Tensor, got {got}"):
+    message = f"svdprune::{name}: x must be a Tensor or an array with __dlpack__, got {got}"
+    with pytest.raises(TypeError, match=message):
         CALLS[name](x)
 
 

@@ -9,32 +9,31 @@ Solvers: "tridiag" is a Householder tridiagonalisation that stops as soon as a c
 leading directions are there, with the eigenpairs in float64; "eigh" is LAPACK's full decomposition; "auto" is
 "tridiag", and "eigh" for float64 input.
 
+Arrays: beside tensors, all take arrays of a library with DLPack (NumPy, CuPy, JAX) and return arrays of that
+library, on the same device, without a copy and without a gradient. See ``arrays.py``.
+
 Method: SVD-Prune, arXiv 2604.11530, section 3.
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Generic, NamedTuple
 
 import torch
 from torch import Tensor
 
-
-def _require_tensor(op: str, name: str, value: object) -> None:
-    # torch's own message for a missing tensor names neither.
-    if not isinstance(value, Tensor):
-        raise TypeError(f"svdprune::{op}: {name} must be a Tensor, got {type(value).__name__}")
+from svdprune_ext.arrays import Array, call_with_arrays
 
 
-class LeverageScores(NamedTuple):
+class LeverageScores(NamedTuple, Generic[Array]):
     """Result of ``leverage_scores``: scores [B, N] in [0, 1] that sum to rank [B] (int32)."""
 
-    scores: Tensor
-    rank: Tensor
+    scores: Array
+    rank: Array
 
 
-class Pruned(NamedTuple):
+class Pruned(NamedTuple, Generic[Array]):
     """Result of ``prune``.
 
     Attributes:
@@ -44,13 +43,13 @@ class Pruned(NamedTuple):
         rank: Number of leading directions, int32 [B].
     """
 
-    tokens: Tensor
-    indices: Tensor
-    scores: Tensor
-    rank: Tensor
+    tokens: Array
+    indices: Array
+    scores: Array
+    rank: Array
 
 
-class PrunedAdaptive(NamedTuple):
+class PrunedAdaptive(NamedTuple, Generic[Array]):
     """Result of ``prune_adaptive``.
 
     Attributes:
@@ -61,29 +60,29 @@ class PrunedAdaptive(NamedTuple):
         rank: Number of leading directions, int32 [B].
     """
 
-    tokens: Tensor
-    indices: Tensor
-    count: Tensor  # type: ignore[assignment]  # hides tuple.count, as the operator's schema names it
-    scores: Tensor
-    rank: Tensor
+    tokens: Array
+    indices: Array
+    count: Array  # type: ignore[assignment]  # hides tuple.count, as the operator's schema names it
+    scores: Array
+    rank: Array
 
 
 def leverage_scores(
-    x: Tensor,
+    x: Array,
     *,
     variance: float = 0.9,
     rank: int | None = None,
     center: bool = False,
     solver: str = "auto",
-) -> LeverageScores:
+) -> LeverageScores[Array]:
     """Leverage of each vision token on the leading left singular vectors of its image.
 
     Args:
         x: Vision tokens [B, N, D] or [N, D]; float64, float32, float16 or bfloat16; any strides.
         variance: Share of the energy ``||x||_F^2`` that the leading directions hold, in (0, 1]. The rank is
             the smallest number of directions that do.
-        rank: Number of leading directions, in [1, min(N, D)]; overrides ``variance``. Where N > D, those in
-            which x has nothing left but rounding are not counted.
+        rank: Number of leading directions, in [1, min(N, D)]; overrides ``variance``. Where N > D, and on CUDA
+            where images are packed, those in which x has nothing left but rounding are not counted.
         center: Subtract the mean token first.
         solver: "auto", "tridiag" or "eigh"; see above.
 
@@ -93,7 +92,15 @@ def leverage_scores(
     Raises:
         ValueError: An argument is out of its range, or x holds NaN or Inf (CPU).
     """
-    _require_tensor("leverage_scores", "x", x)
+    if not isinstance(x, Tensor):
+        return call_with_arrays(
+            leverage_scores,
+            {"x": x},
+            variance=variance,
+            rank=rank,
+            center=center,
+            solver=solver,
+        )
     return LeverageScores(
         *torch.ops.svdprune.leverage_scores(
             x, variance=variance, rank=rank, center=center, solver=solver
@@ -102,7 +109,7 @@ def leverage_scores(
 
 
 def prune(
-    x: Tensor,
+    x: Array,
     keep: int,
     *,
     variance: float = 0.9,
@@ -110,7 +117,7 @@ def prune(
     center: bool = False,
     solver: str = "auto",
     select: str = "topk",
-) -> Pruned:
+) -> Pruned[Array]:
     """Keeps the ``keep`` vision tokens of highest leverage.
 
     Differentiable in x through the kept rows.
@@ -130,7 +137,17 @@ def prune(
     Raises:
         ValueError: An argument is out of its range, or x holds NaN or Inf (CPU).
     """
-    _require_tensor("prune", "x", x)
+    if not isinstance(x, Tensor):
+        return call_with_arrays(
+            prune,
+            {"x": x},
+            keep=keep,
+            variance=variance,
+            rank=rank,
+            center=center,
+            solver=solver,
+            select=select,
+        )
     return Pruned(
         *torch.ops.svdprune.prune(
             x,
@@ -145,7 +162,7 @@ def prune(
 
 
 def prune_adaptive(
-    x: Tensor,
+    x: Array,
     max_keep: int,
     *,
     coverage: float,
@@ -153,7 +170,7 @@ def prune_adaptive(
     rank: int | None = None,
     center: bool = False,
     solver: str = "auto",
-) -> PrunedAdaptive:
+) -> PrunedAdaptive[Array]:
     """Keeps the fewest vision tokens whose leverage sums to ``coverage * rank``.
 
     Shapes do not depend on the data, so CUDA graphs and ``torch.compile`` take it. Differentiable in x
@@ -174,7 +191,17 @@ def prune_adaptive(
     Raises:
         ValueError: An argument is out of its range, or x holds NaN or Inf (CPU).
     """
-    _require_tensor("prune_adaptive", "x", x)
+    if not isinstance(x, Tensor):
+        return call_with_arrays(
+            prune_adaptive,
+            {"x": x},
+            max_keep=max_keep,
+            coverage=coverage,
+            variance=variance,
+            rank=rank,
+            center=center,
+            solver=solver,
+        )
     return PrunedAdaptive(
         *torch.ops.svdprune.prune_adaptive(
             x,
@@ -189,9 +216,9 @@ def prune_adaptive(
 
 
 def prune_varlen(
-    x: Tensor,
-    cu_seqlens: Tensor,
-    cu_keep: Tensor,
+    x: Array,
+    cu_seqlens: Array,
+    cu_keep: Array,
     *,
     total_keep: int | None = None,
     max_seqlen: int | None = None,
@@ -200,7 +227,7 @@ def prune_varlen(
     center: bool = False,
     solver: str = "auto",
     select: str = "topk",
-) -> Pruned:
+) -> Pruned[Array]:
     """Prunes packed images of different lengths, each with a budget of its own.
 
     Args:
@@ -221,9 +248,21 @@ def prune_varlen(
     Raises:
         ValueError: An argument is out of its range, or x holds NaN or Inf (CPU).
     """
-    _require_tensor("prune_varlen", "x", x)
+    if not (
+        isinstance(x, Tensor) and isinstance(cu_seqlens, Tensor) and isinstance(cu_keep, Tensor)
+    ):
+        return call_with_arrays(
+            prune_varlen,
+            {"x": x, "cu_seqlens": cu_seqlens, "cu_keep": cu_keep},
+            total_keep=total_keep,
+            max_seqlen=max_seqlen,
+            variance=variance,
+            rank=rank,
+            center=center,
+            solver=solver,
+            select=select,
+        )
     for name, offsets in (("cu_seqlens", cu_seqlens), ("cu_keep", cu_keep)):
-        _require_tensor("prune_varlen", name, offsets)
         if offsets.dim() != 1 or len(offsets) < 1:
             raise ValueError(
                 f"svdprune::prune_varlen: {name} must be [B + 1], got shape {list(offsets.shape)}"

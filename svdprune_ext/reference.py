@@ -7,6 +7,7 @@ would write it in PyTorch for use, batched and in the input's precision: benchma
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -103,16 +104,20 @@ def reference_prune(
 
 
 def gram_eigh_prune(
-    x: Tensor, keep: int, variance: float = 0.9
+    x: Tensor,
+    keep: int,
+    variance: float = 0.9,
+    eigh: Callable[[Tensor], tuple[Tensor, Tensor]] = torch.linalg.eigh,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The same by ``torch.linalg.eigh`` of the Gram matrix: what a careful PyTorch user would write.
 
-    Arguments and results as ``reference_prune``. Works on the smaller of N x N and D x D.
+    Arguments and results as ``reference_prune``; ``eigh`` may be another library's. Works on the smaller of
+    N x N and D x D.
     """
     work = x if x.dtype in (torch.float32, torch.float64) else x.float()
     on_tokens = x.shape[1] <= x.shape[2]
     gram = work @ work.mT if on_tokens else work.mT @ work
-    energy, vectors = torch.linalg.eigh(gram)
+    energy, vectors = eigh(gram)
     energy, vectors = energy.flip(-1).clamp_min(0), vectors.flip(-1)
     share = energy.cumsum(-1) / energy.sum(-1, keepdim=True)
     rank = (share < variance).sum(-1) + 1

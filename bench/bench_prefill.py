@@ -1,0 +1,301 @@
+"""What does pruning save of LLaVA-1.5-7B's prefill?
+
+The model has the real shape (CLIP ViT-L/14 at 336 pixels, projector, Llama with 32 layers of 4096) in
+bfloat16, with random weights: times and memory are what a trained checkpoint's would be, text means nothing.
+A prompt holds 64 text tokens and one image of 576 vision tokens.
+
+``python -m bench.bench_prefill --json FILE [--budget SECONDS]``. Rounds alternate between the budgets K;
+parts are timed by CUDA events in hooks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+import svdprune_ext
+from bench.timing import median
+
+KEEPS = (576, 192, 128, 64, 32, 16)
+BATCHES = (1, 8)
+TEXT_TOKENS = 64
+PARTS = {
+    "vision tower": ("tower", "tower end"),
+    "pruning": ("features", "pruned"),
+    "projector": ("pruned", "projected"),
+    "prefill": ("decoder", "logits"),
+    "total": ("tower", "logits"),
+}
+_IMAGE_TOKEN = 3
+_BEFORE_IMAGE = 5  # text tokens in front of the image
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the model; the defaults are LLaVA-1.5-7B's."""
+
+    image: int = 336
+    patch: int = 14
+    vision_width: int = 1024
+    vision_inner: int = 4096
+    vision_layers: int = 24
+    vision_heads: int = 16
+    text_width: int = 4096
+    text_inner: int = 11008
+    text_layers: int = 32
+    text_heads: int = 32
+    vocabulary: int = 32064
+
+    @property
+    def vision_tokens(self) -> int:
+        """Vision tokens of an image."""
+        return (self.image // self.patch) ** 2
+
+    def language_model_flops(self, tokens: int) -> float:
+        """Prefill of one sequence: projections, feed-forward, attention; logits of the last token."""
+        n, d, m = tokens, self.text_width, self.text_inner
+        layer = 8 * n * d**2 + 6 * n * d * m + 4 * n**2 * d
+        return self.text_layers * layer + 2 * d * self.vocabulary
+
+    def vision_flops(self) -> float:
+        """Vision tower and projector on all tokens of one image."""
+        n, d, m = self.vision_tokens + 1, self.vision_width, self.vision_inner
+        layer = 8 * n * d**2 + 4 * n * d * m + 4 * n**2 * d
+        patches = 2 * self.vision_tokens * 3 * self.patch**2 * d
+        h = self.text_width
+        projector = 2 * self.vision_tokens * (d * h + h * h)
+        return self.vision_layers * layer + patches + projector
+
+    def flops_row(self, keep: int) -> dict[str, float]:
+        """FLOPs of one prompt at K kept vision tokens, and what is saved of all of them.
+
+        The projector counts in full throughout, as in the method's own account.
+        """
+        full = self.language_model_flops(TEXT_TOKENS + self.vision_tokens)
+        ours = self.language_model_flops(TEXT_TOKENS + keep)
+        vision = self.vision_flops()
+        return {
+            "language_model": ours,
+            "vision": vision,
+            "saved_language_model": 1 - ours / full,
+            "saved_with_vision": 1 - (ours + vision) / (full + vision),
+        }
+
+
+def build_model(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> Any:
+    """A model with random weights, made on the device."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+    from transformers import LlavaForConditionalGeneration as Llava
+    from transformers.initialization import no_init_weights
+
+    vision = CLIPVisionConfig(
+        hidden_size=sizes.vision_width,
+        intermediate_size=sizes.vision_inner,
+        num_hidden_layers=sizes.vision_layers,
+        num_attention_heads=sizes.vision_heads,
+        image_size=sizes.image,
+        patch_size=sizes.patch,
+    )
+    text = LlamaConfig(
+        vocab_size=sizes.vocabulary,
+        hidden_size=sizes.text_width,
+        intermediate_size=sizes.text_inner,
+        num_hidden_layers=sizes.text_layers,
+        num_attention_heads=sizes.text_heads,
+        max_position_embeddings=4096,
+    )
+    config = LlavaConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_index=_IMAGE_TOKEN,
+        image_seq_length=sizes.vision_tokens,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=False,
+    )
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        # Parameters come uninitialised and on the device; buffers get their values.
+        with device, no_init_weights():
+            model = Llava(config)
+    finally:
+        torch.set_default_dtype(before)
+    _fill(model)
+    return model.eval()
+
+
+@torch.no_grad()
+def _fill(model: nn.Module) -> None:
+    torch.manual_seed(0)
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1 or name.endswith("class_embedding"):
+            parameter.normal_(std=0.02)
+        else:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+
+
+def make_inputs(model: Any, sizes: Sizes, images: int) -> dict[str, Tensor]:
+    """A batch of prompts, each with one smooth random picture."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(images, 3, 12, 12, generator=generator)
+    pixels = interpolate(coarse, size=(sizes.image, sizes.image), mode="bicubic")
+    pixels += 0.05 * torch.randn(pixels.shape, generator=generator)
+    text = torch.randint(10, sizes.vocabulary, (images, TEXT_TOKENS), generator=generator)
+    image = torch.full((images, sizes.vision_tokens), _IMAGE_TOKEN)
+    ids = torch.cat([text[:, :_BEFORE_IMAGE], image, text[:, _BEFORE_IMAGE:]], dim=1)
+    return {
+        "input_ids": ids.to(model.device),
+        "attention_mask": torch.ones_like(ids).to(model.device),
+        "pixel_values": pixels.to(model.device, model.dtype),
+    }
+
+
+class Marks:
+    """Points in time by name: CUDA events on a GPU, the host's clock elsewhere."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._at: dict[str, Any] = {}
+
+    def __call__(self, name: str) -> None:
+        """Marks this point of the current stream."""
+        if self._device.type != "cuda":
+            self._at[name] = time.perf_counter()
+            return
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._at[name] = event
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds of each of ``PARTS``; waits for the device."""
+        if self._device.type != "cuda":
+            return {part: self._at[end] - self._at[start] for part, (start, end) in PARTS.items()}
+        torch.cuda.synchronize(self._device)
+        return {
+            part: self._at[start].elapsed_time(self._at[end]) / 1e3
+            for part, (start, end) in PARTS.items()
+        }
+
+
+@contextmanager
+def _marking(model: Any, mark: Marks) -> Iterator[Callable[[], None]]:
+    """Hooks that mark the parts; what it yields is to be called once the pruning is in place."""
+    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
+    handles = [
+        tower.register_forward_pre_hook(lambda *_: mark("tower")),
+        tower.register_forward_hook(lambda *_: mark("tower end")),
+        projector.register_forward_pre_hook(lambda *_: mark("features")),
+        model.model.language_model.register_forward_pre_hook(lambda *_: mark("decoder")),
+        model.lm_head.register_forward_hook(lambda *_: mark("logits")),
+    ]
+
+    def hook_pruned() -> None:
+        # Hooks run in the order of their registration: these after the pruning's own.
+        handles.append(projector.register_forward_pre_hook(lambda *_: mark("pruned")))
+        handles.append(projector.register_forward_hook(lambda *_: mark("projected")))
+
+    try:
+        yield hook_pruned
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.inference_mode()
+def prefill(model: Any, inputs: dict[str, Tensor], keep: int | None) -> dict[str, Any]:
+    """One prefill; ``keep`` None is the model as it is.
+
+    Returns:
+        Seconds by part, peak memory in bytes (None without a GPU), mean rank (None without pruning).
+    """
+    device = model.device
+    mark = Marks(device)
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    handle = None
+    with _marking(model, mark) as hook_pruned:
+        try:
+            if keep is not None:
+                handle = svdprune_ext.apply(model, keep=keep)
+            hook_pruned()
+            model(**inputs, logits_to_keep=1, use_cache=True)
+            selection = handle.last if handle is not None else None
+        finally:
+            if handle is not None:
+                handle.remove()
+    seconds = mark.seconds()
+    return {
+        "seconds": seconds,
+        "memory": torch.cuda.max_memory_allocated(device) if on_gpu else None,
+        "rank": selection.rank.float().mean().item() if selection is not None else None,
+    }
+
+
+def measure(
+    model: Any, sizes: Sizes, images: int, keeps: tuple[int, ...], budget: float
+) -> list[dict[str, Any]]:
+    """Rows of one batch size: at least two alternating rounds after a warm-up, then to the budget."""
+    inputs = make_inputs(model, sizes, images)
+    arguments = {keep: None if keep == sizes.vision_tokens else keep for keep in keeps}
+    for keep in keeps:
+        prefill(model, inputs, arguments[keep])
+    passes: dict[int, list[dict[str, Any]]] = {keep: [] for keep in keeps}
+    end = time.monotonic() + budget
+    while len(passes[keeps[-1]]) < 2 or (time.monotonic() < end and len(passes[keeps[-1]]) < 30):
+        for keep in keeps:
+            passes[keep].append(prefill(model, inputs, arguments[keep]))
+    return [row(sizes, images, keep, passes[keep]) for keep in keeps]
+
+
+def row(sizes: Sizes, images: int, keep: int, passes: list[dict[str, Any]]) -> dict[str, Any]:
+    """One row of the result: medians over the passes, and what the formula says."""
+    seconds = {part: median([p["seconds"][part] for p in passes]) for part in PARTS}
+    if passes[0]["rank"] is None:
+        seconds["pruning"] = 0.0
+    return {
+        "images": images,
+        "text_tokens": TEXT_TOKENS,
+        "vision_tokens": sizes.vision_tokens,
+        "keep": keep,
+        "rank": passes[0]["rank"],
+        "seconds": seconds,
+        "rounds": len(passes),
+        "memory": passes[-1]["memory"],
+        "flops": sizes.flops_row(keep),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command line; exit status 0, or 2 without a GPU."""
+    parser = argparse.ArgumentParser(prog="bench.bench_prefill", description=__doc__)
+    parser.add_argument("--json", type=Path, required=True, help="write the rows there")
+    parser.add_argument("--budget", type=float, default=30.0, help="seconds of timed rounds")
+    options = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        print("bench.bench_prefill: there is no GPU that torch can use", file=sys.stderr)
+        return 2
+    sizes = Sizes()
+    model = build_model(sizes, torch.device("cuda", 0), torch.bfloat16)
+    rows: list[dict[str, Any]] = []
+    for images in BATCHES:
+        rows += measure(model, sizes, images, KEEPS, options.budget / len(BATCHES))
+        options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    print(json.dumps(rows, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""Tables of a GPU run: from the rows of ``bench_gpu`` and ``bench_prefill`` to Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bench.document import format_seconds
+
+UNMEASURED = (
+    "Nobody has measured the CUDA backend's speed yet. `make gpu-bench`, on a machine with a GPU, writes\n"
+    "`bench-out/gpu/gpu.json`; `python -m bench.report` shows it here once it is committed as\n"
+    "`bench/results/<gpu>/<name>.json`."
+)
+MICRO_HEADER = (
+    "images x tokens x width",
+    "dtype",
+    "rank",
+    "svdprune",
+    "its bytes/s",
+    "its FLOP/s",
+    "as a CUDA graph",
+    "Gram + eigh",
+    "CuPy eigh",
+    "SVD",
+)
+PREFILL_HEADER = (
+    "images",
+    "vision tokens",
+    "vision tower",
+    "pruning",
+    "projector",
+    "prefill",
+    "total",
+    "FLOPs saved, language model",
+    "with vision",
+    "peak memory",
+)
+_PEERS = ("gram_eigh", "cupy_eigh", "svd")
+
+
+def micro_cells(row: dict[str, Any]) -> list[str]:
+    """Cells of one line under ``MICRO_HEADER``; peers with their ratio to the operator, both eager."""
+    ours = row["eager"].get("svdprune")
+    rank = row.get("rank")
+    return [
+        f"{row['images']} x {row['tokens']} x {row['width']}",
+        row["dtype"],
+        "-" if rank is None else f"{rank:.0f}",
+        format_seconds(ours),
+        format_rate(row["bytes"], ours, "B/s"),
+        format_rate(row["flops"], ours, "FLOP/s"),
+        format_seconds(row["graph"].get("svdprune")),
+        *(_compared(row["eager"].get(peer), ours) for peer in _PEERS),
+    ]
+
+
+def prefill_cells(row: dict[str, Any]) -> list[str]:
+    """Cells of one line under ``PREFILL_HEADER``."""
+    seconds, flops, memory = row["seconds"], row["flops"], row["memory"]
+    unpruned = row["keep"] == row["vision_tokens"]
+    return [
+        str(row["images"]),
+        f"all {row['keep']}" if unpruned else str(row["keep"]),
+        format_seconds(seconds["vision tower"]),
+        "-" if unpruned else format_seconds(seconds["pruning"]),
+        *(format_seconds(seconds[part]) for part in ("projector", "prefill", "total")),
+        f"{100 * flops['saved_language_model']:.1f}%",
+        f"{100 * flops['saved_with_vision']:.1f}%",
+        "-" if memory is None else f"{memory / 2**30:.2f} GiB",
+    ]
+
+
+def format_rate(amount: float, seconds: float | None, unit: str) -> str:
+    """Amount per second in three digits with an SI prefix; a dash where seconds are None."""
+    if not seconds:
+        return "-"
+    rate = amount / seconds
+    for prefix, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6)):
+        if rate >= scale:
+            return f"{rate / scale:.3g} {prefix}{unit}"
+    return f"{rate:.3g} {unit}"
+
+
+def machine_line(machine: dict[str, Any]) -> str:
+    """One line: what the numbers hold for."""
+    return (
+        f"{machine['gpu']}, driver {machine['driver']}; torch {machine['torch']}; svdprune_ext "
+        f"{machine['svdprune']} ({machine['revision']}); {machine['date']}"
+    )
+
+
+def ceilings_line(ceilings: dict[str, float]) -> str:
+    """One line: what the device reached in the same run."""
+    return (
+        f"Reached in the same run: copying {format_rate(ceilings['copy'], 1, 'B/s')}; matrix products "
+        f"{format_rate(ceilings['bfloat16'], 1, 'FLOP/s')} in bfloat16, "
+        f"{format_rate(ceilings['float32'], 1, 'FLOP/s')} in float32."
+    )
+
+
+def tables(result: dict[str, Any]) -> str:
+    """The Markdown of one run: machine, ceilings, micro-benchmarks, prefill; what is missing is left out."""
+    if result["machine"]["gpu"] is None:
+        return "torch saw no GPU: nothing was measured."
+    blocks = [machine_line(result["machine"])]
+    if result.get("micro"):
+        if result.get("ceilings"):
+            blocks.append(ceilings_line(result["ceilings"]))
+        blocks.append(_table(MICRO_HEADER, [micro_cells(row) for row in result["micro"]]))
+    if result.get("prefill"):
+        blocks.append(
+            "Prefill of a LLaVA-1.5-7B with random weights in bfloat16, "
+            f"{result['prefill'][0]['text_tokens']} text tokens and one image a prompt:"
+        )
+        blocks.append(_table(PREFILL_HEADER, [prefill_cells(row) for row in result["prefill"]]))
+    return "\n\n".join(blocks)
+
+
+def reasons(result: dict[str, Any]) -> list[str]:
+    """Lines that say what was not measured, and why; one a competitor and reason."""
+    seen: dict[str, list[str]] = {}
+    for row in result.get("micro", []):
+        where = f"{row['images']} x {row['tokens']} x {row['width']} {row['dtype']}"
+        for name, reason in row["skipped"].items():
+            seen.setdefault(f"{name}: {reason}", []).append(where)
+    return [
+        f"{what} ({places[0]}{f' and {len(places) - 1} more' if len(places) > 1 else ''})"
+        for what, places in seen.items()
+    ]
+
+
+def _compared(seconds: float | None, ours: float | None) -> str:
+    ratio = f" ({seconds / ours:.1f}x)" if seconds and ours else ""
+    return format_seconds(seconds) + ratio
+
+
+def _table(header: Sequence[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---:"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -1,0 +1,66 @@
+"""Every operator, dtype and way through the CUDA backend on small shapes, for compute-sanitizer.
+
+``python -m bench.gpu_small``. Run it with ``PYTORCH_NO_CUDA_MEMORY_CACHING=1``, so that the end of a
+tensor is the end of its memory.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+import svdprune_ext as svdprune
+
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+# More features than tokens and the reverse; sizes that no block or tile divides; the smallest.
+SHAPES = ((3, 37, 53), (2, 70, 19), (1, 1, 1), (2, 300, 5))
+
+
+def run(device: str) -> int:
+    """Calls everything on a device.
+
+    Returns:
+        Number of calls.
+    """
+    calls = 0
+    for dtype in DTYPES:
+        for shape in SHAPES:
+            generator = torch.Generator().manual_seed(0)
+            x = torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
+            n = shape[1]
+            keep = min(n, 7)
+            for center in (False, True):
+                svdprune.leverage_scores(x, center=center, solver="eigh")
+                svdprune.prune(x, keep, center=center)
+                svdprune.prune(x.mT.contiguous().mT, keep, rank=1, center=center)
+                svdprune.prune_adaptive(x, keep, coverage=0.5, center=center)
+                calls += 4
+            ends = [0, n // 3, n // 3, n]
+            keeps = [0, min(2, n // 3), min(2, n // 3), min(2, n // 3) + min(3, n - n // 3)]
+            svdprune.prune_varlen(
+                x[0],
+                torch.tensor(ends, dtype=torch.int32, device=device),
+                torch.tensor(keeps, device=device),
+                total_keep=keeps[-1],
+                max_seqlen=n - n // 3,
+            )
+            svdprune.prune(torch.zeros_like(x), keep)
+            svdprune.prune(x, n)
+            svdprune.prune(x, 0)
+            calls += 4
+            if device != "cpu":  # which refuses it
+                bad = x.clone()
+                bad[-1, -1, -1] = float("nan")
+                svdprune.prune(bad, keep)
+                calls += 1
+        svdprune.prune(torch.zeros(0, 5, 4, device=device, dtype=dtype), 2)
+        calls += 1
+    return calls
+
+
+if __name__ == "__main__":
+    done = run(sys.argv[1] if len(sys.argv) > 1 else "cuda")
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    print(f"{done} calls")

@@ -1,0 +1,112 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU: build, tests, compute-sanitizer, benchmarks, in less than 8 minutes.
+#
+#   bash bench/run_gpu.sh [tests|bench]      without an argument: both
+#
+# Environment: OUT, the folder for results (bench-out/gpu); PYTHON (python3), an interpreter that has torch
+# with CUDA, pytest, hypothesis, setuptools, cmake, ninja and pybind11; SVDPRUNE_CUDA_ARCHITECTURES (that of
+# the first GPU). Needs no network, and installs under build/gpu only.
+#
+# A stage that fails or takes too long is noted, and the next one runs. Exit status 1 if any failed, 2 if it
+# could not start. Results: summary.md, gpu.json, a log a stage. To show a run in the README, commit its
+# gpu.json as bench/results/<gpu>/<name>.json and run `python -m bench.report`.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 2
+
+what=${1:-all}
+case $what in
+  all | tests | bench) ;;
+  *) echo "usage: bash bench/run_gpu.sh [tests|bench]" >&2; exit 2 ;;
+esac
+PYTHON=${PYTHON:-python3}
+OUT=${OUT:-bench-out/gpu}
+# cmake and ninja may stand beside the interpreter, nvcc and compute-sanitizer in the toolkit's usual place.
+interpreter=$(command -v "$PYTHON") || { echo "run_gpu.sh: PYTHON=$PYTHON is no command" >&2; exit 2; }
+PATH="$PATH:$(dirname "$interpreter"):/usr/local/cuda/bin"
+mkdir -p "$OUT" || exit 2
+OUT=$(cd "$OUT" && pwd)
+parts=$(mktemp -d) || exit 2
+trap 'rm -rf "$parts"' EXIT
+rm -f "$OUT"/{summary.md,gpu.json,tests.xml,build.log,tests.log,memcheck.log,racecheck.log,bench.log}
+: > "$parts/stages.tsv"
+failed=0
+
+# note NAME VERDICT SECONDS
+note() {
+  printf '%s\t%s\t%s\n' "$1" "$2" "$3" >> "$parts/stages.tsv"
+  printf '== %s: %s (%s s)\n' "$1" "$2" "$3"
+}
+
+# stage NAME SECONDS LOG COMMAND...: runs a command for at most SECONDS.
+stage() {
+  local name=$1 limit=$2 log=$3 start=$SECONDS status=0 verdict=passed
+  shift 3
+  timeout -k 2 "$limit" "$@" >> "$OUT/$log" 2>&1 || status=$?
+  if ((status == 124 || status == 137)); then
+    verdict="FAILED: not done in $limit s, see $log"
+  elif ((status != 0)); then
+    verdict="FAILED: exit status $status, see $log"
+  fi
+  ((status == 0)) || failed=1
+  note "$name" "$verdict" "$((SECONDS - start))"
+}
+
+# sanitize TOOL SECONDS OPTION...
+sanitize() {
+  local tool=$1 limit=$2
+  shift 2
+  if ! command -v compute-sanitizer > /dev/null; then
+    note "$tool" "skipped: compute-sanitizer is not on the PATH" 0
+    return
+  fi
+  stage "$tool" "$limit" "$tool.log" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
+    compute-sanitizer --tool "$tool" --error-exitcode 86 "$@" "$PYTHON" -m bench.gpu_small
+}
+
+# Build. --prefix leaves the interpreter's own packages alone; the modules come from this folder.
+if [[ -z ${SVDPRUNE_CUDA_ARCHITECTURES:-} ]]; then
+  SVDPRUNE_CUDA_ARCHITECTURES=$("$PYTHON" -c '
+import torch
+major, minor = torch.cuda.get_device_capability()
+print(major, minor, "a" if major == 9 else "", sep="")' 2>> "$OUT/build.log") || true
+fi
+export SVDPRUNE_CUDA_ARCHITECTURES SVDPRUNE_CUDA=ON
+stage build 120 build.log "$PYTHON" -m pip install --no-build-isolation --no-deps --ignore-installed \
+  --no-warn-script-location --prefix build/gpu --editable .
+metadata=$(find build/gpu -maxdepth 6 -type d -name 'svdprune_ext-*.dist-info' -print -quit 2> /dev/null)
+export PYTHONPATH="$PWD${metadata:+:$PWD/$(dirname "$metadata")}${PYTHONPATH:+:$PYTHONPATH}"
+export XLA_PYTHON_CLIENT_PREALLOCATE=false # JAX, where it is there, leaves memory to the others
+# The tests skip what a GPU is missing for: that must not pass for success.
+stage backend 20 build.log "$PYTHON" -c '
+import torch, svdprune_ext
+assert torch.cuda.is_available(), "torch sees no GPU"
+assert svdprune_ext.has_cuda, "svdprune_ext has no CUDA backend"
+print(svdprune_ext.prune(torch.randn(2, 64, 96, device="cuda"), 4).indices)'
+
+if [[ $what != bench ]]; then
+  stage tests 95 tests.log "$PYTHON" -m pytest -p no:cacheprovider -rs --junitxml "$OUT/tests.xml" \
+    python_tests/test_cuda.py python_tests/test_cuda_runtime.py python_tests/test_arrays.py \
+    python_tests/test_load.py
+  sanitize memcheck 45 --report-api-errors no
+  sanitize racecheck 40 --kernel-name kns=svdprune
+fi
+if [[ $what != tests ]]; then
+  stage "micro-benchmarks" 60 bench.log "$PYTHON" -m bench.bench_gpu --json "$parts/micro.json" --budget 40
+  stage prefill 60 bench.log "$PYTHON" -m bench.bench_prefill --json "$parts/prefill.json" --budget 20
+fi
+
+{
+  echo "# GPU run ($what)"
+  echo
+  echo "| stage | verdict | seconds |"
+  echo "| --- | --- | ---: |"
+  while IFS=$'\t' read -r name verdict seconds; do
+    echo "| $name | $verdict | $seconds |"
+  done < "$parts/stages.tsv"
+} > "$OUT/summary.md"
+if ! timeout 15 "$PYTHON" -m bench.gpu_result --out "$OUT" --parts "$parts" 2> "$parts/error"; then
+  printf '\nNo gpu.json: %s\n' "$(tail -n 1 "$parts/error")" >> "$OUT/summary.md"
+  failed=1
+fi
+cat "$OUT/summary.md"
+exit "$failed"

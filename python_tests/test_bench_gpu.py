@@ -1,0 +1,349 @@
+"""The GPU benchmarks' parts that need no GPU: timing rules, rows, FLOPs and tables."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench import bench_gpu, bench_prefill, gpu_document, gpu_result, gpu_small, report  # noqa: E402
+from bench.bench_gpu import OURS, PEERS, Benchmark, GpuCase  # noqa: E402
+from bench.gpu_timing import alternating, describe_gpu, first_line  # noqa: E402
+
+# Made up, to be recognised: nothing of this was measured.
+RESULT = {
+    "machine": {
+        "gpu": "Imaginary GPU",
+        "driver": "1.2",
+        "torch": "2.11.0",
+        "svdprune": "0.1.0",
+        "revision": "abc",
+        "date": "2026-01-01",
+    },
+    "stages": [],
+    "ceilings": {"copy": 2e12, "bfloat16": 5e14, "float32": 4e13},
+    "micro": [
+        {
+            "images": 8,
+            "tokens": 576,
+            "width": 1024,
+            "dtype": "float32",
+            "keep": 32,
+            "rank": 21.0,
+            "kept_as_on_cpu": 32,
+            "bytes": 4_000_000,
+            "flops": 8_000_000_000,
+            "eager": {"svdprune": 0.002, "gram_eigh": 0.02, "svd": 0.1},
+            "graph": {"svdprune": 0.001},
+            "rounds": {"svdprune": 50, "gram_eigh": 9, "svd": 1},
+            "skipped": {"cupy_eigh": "ModuleNotFoundError: No module named 'cupy'"},
+        }
+    ],
+    "prefill": [
+        {
+            "images": 1,
+            "text_tokens": 64,
+            "vision_tokens": 576,
+            "keep": keep,
+            "rank": rank,
+            "seconds": {
+                "vision tower": 0.01,
+                "pruning": pruning,
+                "projector": 0.001,
+                "prefill": 0.1,
+                "total": 0.112,
+            },
+            "rounds": 3,
+            "memory": 3 * 2**30,
+            "flops": bench_prefill.Sizes().flops_row(keep),
+        }
+        for keep, rank, pruning in ((576, None, 0.0), (32, 20.0, 0.001))
+    ],
+}
+
+
+def test_candidates_alternate_within_their_budget():
+    clock, calls = {"fast": [9.0] + [1.0] * 9, "slow": [4.0] * 9, "slowest": [50.0]}, []
+
+    def time_once(run):
+        calls.append(run)
+        return clock[run].pop(0)
+
+    durations, failures = alternating(
+        {name: name for name in clock}, time_once, budget=10.0, max_rounds=4
+    )
+    assert durations == {"fast": [1.0] * 4, "slow": [4.0] * 3, "slowest": [50.0]}
+    assert calls == ["fast", "slow", "slowest"] + ["fast", "slow"] * 3 + ["fast"]
+    assert failures == {}
+
+
+def test_a_candidate_that_fails_is_named_and_left_out():
+    def fails():
+        raise RuntimeError("first line\nsecond line")
+
+    durations, failures = alternating(
+        {"fails": fails, "works": lambda: 2.0}, lambda run: run(), budget=3.0
+    )
+    assert durations == {"works": [2.0, 2.0]}
+    assert failures == {"fails": "RuntimeError: first line"}
+    assert len(first_line(ValueError("x" * 999))) == 200
+
+
+def test_the_machine_is_described_with_and_without_a_gpu():
+    machine = describe_gpu()
+    assert {"gpu", "driver", "cuda", "transformers", "torch", "revision", "date"} <= set(machine)
+    assert (machine["gpu"] is None) != torch.cuda.is_available()
+
+
+def test_images_of_a_large_batch_repeat():
+    x = GpuCase(9, 16, 8, torch.bfloat16).features()
+    assert x.shape == (9, 16, 8)
+    assert x.dtype == torch.bfloat16
+    assert torch.equal(x[0], x[8])
+    assert not torch.equal(x[0], x[1])
+
+
+@pytest.mark.parametrize(("tokens", "width"), [(576, 1024), (1024, 576)])
+def test_least_bytes_and_nominal_flops(tokens, width):
+    case = GpuCase(2, tokens, width, torch.bfloat16)
+    kept = 2 * bench_gpu.KEEP * width * 2
+    assert case.least_bytes() == 2 * (2 * tokens * width + kept + 4 * tokens + 8 * bench_gpu.KEEP)
+    assert case.nominal_flops() == 2 * (576**2 * 1024 + 4 * 576**3 // 3)
+
+
+def make_benchmark(seconds, deadline=None):
+    """A benchmark whose every call takes the given seconds an image, on the CPU."""
+
+    def time_once(run):
+        run()
+        return seconds * run.args[0].shape[0]
+
+    return Benchmark(time_once, time.monotonic() + 60 if deadline is None else deadline)
+
+
+def test_a_row_of_every_candidate():
+    benchmark = make_benchmark(0.01)
+    case = GpuCase(2, 40, 56, torch.float32)
+    benchmark.eager(case, case.features(), budget=0.1)
+    (row,) = benchmark.rows
+    measured = {*OURS, *PEERS} - set(row["skipped"])
+    assert {"svdprune", "svdprune_eigh", "gram_eigh", "svd"} <= measured
+    assert set(row["eager"]) == measured
+    assert row["eager"]["svd"] == pytest.approx(0.02)
+    assert row["rounds"]["svd"] == 5
+    assert json.loads(json.dumps(row)) == row
+
+
+def test_a_peer_that_would_be_slow_is_left_out_with_the_reason():
+    benchmark = make_benchmark(0.5)
+    for images in (1, 8):
+        case = GpuCase(images, 40, 56, torch.float32)
+        benchmark.eager(case, case.features(), budget=0.1)
+    first, second = benchmark.rows
+    assert "svd" in first["eager"]
+    assert second["skipped"]["svd"] == "about 4.0 s a call by smaller batches, over 1.5 s"
+    assert "svdprune" in second["eager"]
+
+
+def test_nothing_starts_after_the_deadline():
+    benchmark = make_benchmark(0.01, deadline=0.0)
+    case = GpuCase(1, 40, 56, torch.float32)
+    benchmark.eager(case, case.features(), budget=0.1)
+    assert set(benchmark.rows[0]["skipped"].values()) == {"the time budget was spent"}
+
+
+def test_a_capture_that_fails_is_tried_once(monkeypatch):
+    tried = []
+
+    def captured(run):
+        tried.append(run)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(bench_gpu, "captured", captured)
+    benchmark = make_benchmark(0.01)
+    for images in (1, 2):
+        case = GpuCase(images, 40, 56, torch.float32)
+        benchmark.eager(case, case.features(), budget=0.1)
+    for row in benchmark.rows:
+        benchmark.graphs(row, torch.zeros(1, 40, 56), ["svd"], budget=0.1)
+        assert row["skipped"]["svd graph"] == (
+            "not captured: RuntimeError: operation not permitted when stream is capturing"
+        )
+    assert len(tried) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("module", [bench_gpu, bench_prefill])
+def test_without_a_gpu_nothing_is_measured(module, tmp_path, capsys):
+    assert module.main(["--json", str(tmp_path / "out.json")]) == 2
+    assert "there is no GPU that torch can use" in capsys.readouterr().err
+    assert not (tmp_path / "out.json").exists()
+
+
+def test_the_small_script_calls_everything():
+    assert gpu_small.run("cpu") == 4 * (4 * 12 + 1)
+
+
+# LLaVA's prefill.
+
+
+@pytest.mark.parametrize(
+    ("keep", "language_model", "less", "less_with_vision"),
+    [
+        (576, 8.504, 0.0, 0.0),
+        (192, 3.350, 60.6, 57.8),
+        (128, 2.506, 70.5, 67.3),
+        (64, 1.667, 80.4, 76.7),
+        (32, 1.248, 85.3, 81.4),
+        (16, 1.040, 87.8, 83.8),
+    ],
+)
+def test_flops_of_llava_7b(keep, language_model, less, less_with_vision):
+    flops = bench_prefill.Sizes().flops_row(keep)
+    assert flops["vision"] / 1e12 == pytest.approx(0.406, abs=5e-4)
+    assert flops["language_model"] / 1e12 == pytest.approx(language_model, abs=5e-4)
+    assert 100 * flops["saved_language_model"] == pytest.approx(less, abs=0.05)
+    assert 100 * flops["saved_with_vision"] == pytest.approx(less_with_vision, abs=0.05)
+
+
+def test_prefill_of_a_tiny_model_on_the_cpu():
+    sizes = bench_prefill.Sizes(
+        image=56,
+        vision_width=32,
+        vision_inner=64,
+        vision_layers=2,
+        vision_heads=4,
+        text_width=48,
+        text_inner=96,
+        text_layers=2,
+        text_heads=4,
+        vocabulary=100,
+    )
+    model = bench_prefill.build_model(sizes, torch.device("cpu"), torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+    assert torch.get_default_dtype() == torch.float32
+    assert not any(p.isnan().any() for p in model.parameters())
+    rows = bench_prefill.measure(model, sizes, 2, (16, 2), budget=0.0)
+    assert [row["keep"] for row in rows] == [16, 2]
+    assert [row["rounds"] for row in rows] == [2, 2]
+    assert rows[0]["rank"] is None
+    assert rows[0]["seconds"]["pruning"] == 0.0
+    assert rows[1]["rank"] >= 1
+    for row in rows:
+        assert row["memory"] is None
+        assert row["seconds"]["total"] > row["seconds"]["prefill"] > 0
+        gpu_document.prefill_cells(row)
+    assert json.loads(json.dumps(rows)) == rows
+
+
+# Tables.
+
+
+@pytest.mark.parametrize(
+    ("amount", "seconds", "text"),
+    [(4e6, 0.002, "2 GB/s"), (4e12, 1, "4 TB/s"), (3, 2, "1.5 B/s"), (3, None, "-")],
+)
+def test_rates_are_readable(amount, seconds, text):
+    assert gpu_document.format_rate(amount, seconds, "B/s") == text
+
+
+def test_tables_of_a_run():
+    text = gpu_document.tables(RESULT)
+    assert "Imaginary GPU, driver 1.2; torch 2.11.0; svdprune_ext 0.1.0 (abc); 2026-01-01" in text
+    assert "copying 2 TB/s; matrix products 500 TFLOP/s in bfloat16, 40 TFLOP/s in float32" in text
+    assert (
+        "| 8 x 576 x 1024 | float32 | 21 | 2 ms | 2 GB/s | 4 TFLOP/s | 1 ms | 20 ms (10.0x) | - "
+        "| 100 ms (50.0x) |"
+    ) in text
+    assert "| 1 | all 576 | 10 ms | - | 1 ms | 100 ms | 112 ms | 0.0% | 0.0% | 3.00 GiB |" in text
+    assert "| 1 | 32 | 10 ms | 1 ms | 1 ms | 100 ms | 112 ms | 85.3% | 81.4% | 3.00 GiB |" in text
+    columns = {line.count("|") for line in text.splitlines() if line.startswith("|")}
+    assert columns == {len(gpu_document.MICRO_HEADER) + 1}
+    assert gpu_document.reasons(RESULT) == [
+        "cupy_eigh: ModuleNotFoundError: No module named 'cupy' (8 x 576 x 1024 float32)"
+    ]
+
+
+def test_a_run_without_its_benchmarks_has_no_table():
+    assert "|" not in gpu_document.tables({**RESULT, "micro": [], "prefill": []})
+
+
+README = (
+    "<!-- bench:cpu:begin --><!-- bench:cpu:end --><!-- bench:stages:begin -->"
+    "<!-- bench:stages:end -->\n<!-- bench:gpu:begin -->\nold\n<!-- bench:gpu:end -->\nafter\n"
+)
+MACHINE = {"cpu": "C", "cores": 1, "threads": 1} | RESULT["machine"]
+
+
+@pytest.fixture
+def readme(tmp_path):
+    (tmp_path / "results" / "cpu").mkdir(parents=True)
+    cpu = {"machine": MACHINE, "prune": [], "stages": []}
+    (tmp_path / "results" / "cpu" / "a.json").write_text(json.dumps(cpu))
+    (tmp_path / "README.md").write_text(README)
+    return tmp_path / "README.md"
+
+
+def rewritten(readme):
+    results = str(readme.parent / "results")
+    status = report.main(["--readme", str(readme), "--results", results])
+    return status, readme.read_text()
+
+
+def gpu_section(text):
+    return text.partition("<!-- bench:gpu:begin -->\n")[2].partition("<!-- bench:gpu:end -->")[0]
+
+
+def test_the_readme_says_that_no_gpu_was_measured(readme):
+    status, text = rewritten(readme)
+    assert status == 0
+    section = gpu_section(text)
+    assert section.startswith("Nobody has measured the CUDA backend's speed yet.")
+    assert not any(character.isdigit() for character in section)
+    assert text.endswith("<!-- bench:gpu:end -->\nafter\n")
+
+
+def test_the_readme_shows_a_committed_gpu_result(readme):
+    folder = readme.parent / "results" / "imaginary"
+    folder.mkdir()
+    (folder / "one.json").write_text(json.dumps(RESULT))
+    status, text = rewritten(readme)
+    assert status == 0
+    assert gpu_section(text) == gpu_document.tables(RESULT) + "\n"
+
+
+def test_a_result_without_a_gpu_is_no_gpu_result(readme, capsys):
+    folder = readme.parent / "results" / "none"
+    folder.mkdir()
+    (folder / "one.json").write_text(json.dumps({**RESULT, "machine": {"gpu": None}}))
+    assert rewritten(readme) == (2, README)
+    assert "one.json was not measured on a GPU" in capsys.readouterr().err
+
+
+def test_a_gpu_result_needs_its_section(readme, capsys):
+    readme.write_text(README.replace("bench:gpu", "other"))
+    assert rewritten(readme)[0] == 0
+    folder = readme.parent / "results" / "imaginary"
+    folder.mkdir()
+    (folder / "one.json").write_text(json.dumps(RESULT))
+    assert rewritten(readme)[0] == 2
+    assert "<!-- bench:gpu:begin -->" in capsys.readouterr().err
+
+
+def test_a_result_is_put_together_from_what_there_is(tmp_path):
+    (tmp_path / "stages.tsv").write_text("build\tpassed\t7\nprefill\tFAILED: exit status 1\t3\n")
+    (tmp_path / "micro.json").write_text(json.dumps({"ceilings": {}, "rows": RESULT["micro"]}))
+    (tmp_path / "prefill.json").write_text("{ cut off")
+    result = gpu_result.assemble(tmp_path, MACHINE)
+    assert result["stages"][1] == {
+        "name": "prefill",
+        "verdict": "FAILED: exit status 1",
+        "seconds": 3,
+    }
+    assert result["micro"] == RESULT["micro"]
+    assert result["prefill"] == []

@@ -1,0 +1,151 @@
+"""What a caller's runtime sees of the CUDA backend: streams, graphs, threads, devices, memory, waiting."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from cuda_calls import OPS, assert_same_bits, every_op, features, needs_cuda, operator_calls
+from samples import gaussian
+
+import svdprune_ext as svdprune
+
+pytestmark = needs_cuda
+BUSY_CYCLES = 500_000_000  # a quarter of a second or so
+MEBIBYTE = 2**20
+
+
+def cloned(result):
+    return tuple(t.clone() for t in result)
+
+
+@every_op
+def test_a_side_stream_gives_the_same(name):
+    call, x = operator_calls()[name], features()
+    expected = call(x)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        # x comes late on this stream only: a kernel on any other would read zeros.
+        late = torch.zeros_like(x)
+        torch.cuda._sleep(BUSY_CYCLES // 10)
+        late.copy_(x)
+        got = call(late)
+    torch.cuda.current_stream().wait_stream(side)
+    assert_same_bits(got, expected)
+
+
+@every_op
+def test_a_captured_graph_replays_to_what_eager_gives(name):
+    call, static = operator_calls()[name], features()
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        call(static)
+    torch.cuda.current_stream().wait_stream(side)
+
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = call(static)
+    for seed in (1, 2, 3):
+        x = features(seed)
+        static.copy_(x)
+        graph.replay()
+        replayed = cloned(out)
+        assert_same_bits(replayed, call(x))
+
+
+def test_a_graph_outlives_calls_of_other_shapes():
+    x = features()
+    svdprune.prune(x, 9)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = svdprune.prune(x, 9)
+    expected = svdprune.prune(x, 9)
+    for shape in ((1, 200, 64), (4, 30, 300), (16, 64, 64)):
+        svdprune.prune(gaussian(*shape).cuda(), 9)
+    graph.replay()
+    assert_same_bits(out, expected)
+
+
+def test_calls_from_two_threads_at_once():
+    inputs = [features(seed) for seed in range(8)]
+    calls = operator_calls()
+    expected = {name: [calls[name](x) for x in inputs] for name in OPS}
+    torch.cuda.synchronize()
+
+    def work(first):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            results = [
+                (name, i, calls[name](inputs[i])) for i in range(first, 8, 2) for name in OPS
+            ]
+            torch.cuda.current_stream().synchronize()
+        return results
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(5):
+            for results in pool.map(work, (0, 1)):
+                for name, i, got in results:
+                    assert_same_bits(got, expected[name][i])
+
+
+@every_op
+def test_a_device_that_is_not_the_current_one(name):
+    if torch.cuda.device_count() < 2:
+        pytest.skip("there is one GPU only")
+    other = torch.device("cuda", 1)
+    got = operator_calls(other)[name](features(device=other))
+    assert all(t.device == other for t in got)
+    assert torch.cuda.current_device() == 0
+    expected = operator_calls()[name](features())
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a.cpu(), b.cpu(), atol=1e-5, rtol=0)
+
+
+@every_op
+def test_all_memory_goes_back(name):
+    call, x = operator_calls()[name], features()
+    call(x)  # makes library handles and workspaces, once
+    torch.cuda.synchronize()
+    allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
+    free, _ = torch.cuda.mem_get_info()
+    for _ in range(20):
+        call(x)
+        assert torch.cuda.memory_allocated() == allocated
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_reserved() == reserved
+    # What was taken past torch's allocator; other processes may move it a little.
+    assert free - torch.cuda.mem_get_info()[0] < 32 * MEBIBYTE
+
+
+@pytest.mark.parametrize("shape", [(2, 40, 56), (2, 56, 40), (1, 576, 1024)], ids=str)
+@pytest.mark.parametrize("op", ["leverage_scores", "prune", "prune_adaptive"])
+def test_a_warm_call_does_not_wait_for_the_device(op, shape):
+    x = gaussian(*shape).cuda()
+    call = {
+        "leverage_scores": lambda: svdprune.leverage_scores(x),
+        "prune": lambda: svdprune.prune(x, 9),
+        "prune_adaptive": lambda: svdprune.prune_adaptive(x, 9, coverage=0.4),
+    }[op]
+    assert_does_not_wait(call)
+
+
+def test_a_warm_varlen_call_that_is_told_its_totals_does_not_wait():
+    call, x = operator_calls()["prune_varlen"], features()
+    assert_does_not_wait(lambda: call(x))
+
+
+def assert_does_not_wait(call):
+    call()
+    torch.cuda.synchronize()
+    done = torch.cuda.Event()
+    torch.cuda.set_sync_debug_mode("error")  # torch's own waiting raises
+    try:
+        torch.cuda._sleep(BUSY_CYCLES)
+        call()
+        done.record()
+        # Any other waiting, a library's say, would have lasted until the sleep was over.
+        returned_early = not done.query()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+    assert returned_early, "the call returned only when the device was done"
