@@ -81,8 +81,8 @@ def leverage_scores(
         x: Vision tokens [B, N, D] or [N, D]; float64, float32, float16 or bfloat16; any strides.
         variance: Share of the energy ``||x||_F^2`` that the leading directions hold, in (0, 1]. The rank is
             the smallest number of directions that do.
-        rank: Number of leading directions, in [1, min(N, D)]; overrides ``variance``. Where N > D, and on CUDA
-            where images are packed, those in which x has nothing left but rounding are not counted.
+        rank: Number of leading directions, in [1, min(N, D)]; overrides ``variance``. Where N > D, and
+            on CUDA where images are packed, those in which x has nothing left but rounding are not counted.
         center: Subtract the mean token first.
         solver: "auto", "tridiag" or "eigh"; see above.
 
