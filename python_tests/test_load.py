@@ -69,7 +69,9 @@ def test_every_public_name_is_there():
 
 
 @pytest.mark.skipif(svdprune.has_cuda, reason="this build has a CUDA backend")
-@pytest.mark.parametrize("op", ["leverage_scores", "prune", "prune_adaptive", "prune_varlen"])
+@pytest.mark.parametrize(
+    "op", ["leverage_scores", "diagnose", "prune", "prune_adaptive", "prune_varlen"]
+)
 def test_cuda_tensors_are_refused_without_a_cuda_backend(op):
     # There is no CUDA tensor to call it with: the kernel that the dispatcher would choose.
     assert torch._C._dispatch_has_kernel_for_dispatch_key(f"svdprune::{op}", "CUDA")

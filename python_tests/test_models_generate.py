@@ -74,6 +74,8 @@ def test_sampling_draws_from_the_pruned_models_distribution(model):
 @pytest.mark.parametrize("options", [{"prompt_lookup_num_tokens": 3}, {"prefill_chunk_size": 7}])
 def test_prompt_lookup_and_chunked_prefill(model, options):
     inputs = batch(prompt(3, "image", 9))
+    if not torch.equal(generated(model, inputs), generated(model, inputs, **options)):
+        pytest.skip("this version of transformers loses the image here, unpatched too")
     expected = greedy_by_hand(model, inputs, 5, NEW)
     with svdprune_ext.apply(model, keep=5):
         assert torch.equal(generated(model, inputs, **options), expected)

@@ -54,6 +54,12 @@ def test_opcheck(name, sample, grad):
     opcheck(op.default, args, kwargs)
 
 
+@requires_grad
+@few_samples
+def test_opcheck_of_diagnose(sample, grad):
+    opcheck(ops.diagnose.default, (sample.make().requires_grad_(grad),), sample.options)
+
+
 @pytest.mark.parametrize("sample", SMALL, ids=str)
 @every_op
 def test_fake_and_meta_agree_with_the_kernel(name, sample):

@@ -110,3 +110,29 @@ def test_the_smaller_projector_gives_the_same_scores(variance):
     other = svdprune.leverage_scores(x, variance=variance, solver="eigh")
     assert out.rank == other.rank
     torch.testing.assert_close(out.scores, other.scores, atol=1e-5, rtol=0)
+
+
+def test_diagnose_tells_how_each_image_was_solved():
+    few = with_spectrum(200, 256, power_law(200, 2.4), seed=1)
+    flat = gaussian(200, 256)
+    found = svdprune.diagnose(torch.stack([few, flat, torch.zeros(200, 256)]))
+    assert found.solver == ["tridiag", "tridiag", "none"]
+    assert found.size.tolist() == [200, 200, 200]
+    assert found.steps[0] < 100
+    assert found.steps[1] == 200
+    assert (
+        found.rank.tolist()
+        == svdprune.leverage_scores(torch.stack([few, flat, 0 * flat])).rank.tolist()
+    )
+
+
+def test_eigh_takes_over_where_eigenvectors_cannot_be_told_apart():
+    found = svdprune.diagnose(torch.eye(20, 32))
+    assert found.solver == ["eigh"]
+    assert found.steps == found.size == 20
+
+
+def test_float64_goes_to_eigh_unless_asked():
+    x = gaussian(20, 30, dtype=torch.float64)
+    assert svdprune.diagnose(x).solver == ["eigh"]
+    assert svdprune.diagnose(x, solver="tridiag").solver == ["tridiag"]

@@ -10,9 +10,11 @@ from svdprune_ext import _register  # noqa: E402  (needs the op schemas)
 from svdprune_ext.models import apply, supported_models  # noqa: E402
 from svdprune_ext.module import SVDPrune  # noqa: E402
 from svdprune_ext.ops import (  # noqa: E402
+    Diagnosis,
     LeverageScores,
     Pruned,
     PrunedAdaptive,
+    diagnose,
     leverage_scores,
     prune,
     prune_adaptive,
@@ -25,11 +27,13 @@ if not has_cuda:
 __version__ = _version("svdprune_ext")
 
 __all__ = [
+    "Diagnosis",
     "LeverageScores",
     "Pruned",
     "PrunedAdaptive",
     "SVDPrune",
     "apply",
+    "diagnose",
     "has_cuda",
     "leverage_scores",
     "prune",

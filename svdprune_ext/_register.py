@@ -40,6 +40,20 @@ def _(
     )
 
 
+@torch.library.register_fake("svdprune::diagnose")
+def _(
+    x: Tensor,
+    *,
+    variance: float = 0.9,
+    rank: int | None = None,
+    center: bool = False,
+    solver: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    _check_features("diagnose", x, (2, 3))
+    rank_, steps, size, ran = (x.new_empty(x.shape[:-2], dtype=torch.int32) for _ in range(4))
+    return rank_, steps, size, ran
+
+
 @torch.library.register_fake("svdprune::prune")
 def _(
     x: Tensor,
@@ -146,9 +160,10 @@ def _backward_scores(ctx: Any, *_: Any) -> None:
     return None
 
 
-torch.library.register_autograd(
-    "svdprune::leverage_scores", _backward_scores, setup_context=_setup_scores
-)
+for _name in ("leverage_scores", "diagnose"):
+    torch.library.register_autograd(
+        f"svdprune::{_name}", _backward_scores, setup_context=_setup_scores
+    )
 for _name, _inputs in (("prune", 2), ("prune_adaptive", 2), ("prune_varlen", 3)):
     torch.library.register_autograd(
         f"svdprune::{_name}", _backward_for(_inputs), setup_context=_setup_gather
@@ -167,5 +182,5 @@ def _refuse_cuda(op: str) -> Any:
 
 def refuse_cuda() -> None:
     """Gives CUDA tensors a clear error, where no CUDA backend was loaded."""
-    for op in ("leverage_scores", "prune", "prune_adaptive", "prune_varlen"):
+    for op in ("leverage_scores", "diagnose", "prune", "prune_adaptive", "prune_varlen"):
         torch.library.impl(f"svdprune::{op}", "CUDA", _refuse_cuda(op))

@@ -92,7 +92,9 @@ def demo(
 @app.command()
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Few rounds, one image a call.")] = False,
-    json: Annotated[Path | None, typer.Option(help="Write machine and rows to this file.")] = None,
+    json: Annotated[Path, typer.Option(help="Where to write machine and rows.")] = Path(
+        "bench-out/bench.json"
+    ),
     filter_: Annotated[
         str, typer.Option("--filter", help="Run only those that match, as pytest's -k.")
     ] = "",
@@ -107,7 +109,7 @@ def bench(
     _require("bench", "bench")
     command = [sys.executable, "-m", "bench.run"]
     command += ["--quick"] if quick else []
-    command += ["--json", str(json.resolve())] if json is not None else []
+    command += ["--json", str(json.resolve())]
     command += [f"--filter={filter_}"] if filter_ else []
     raise typer.Exit(subprocess.run(command, cwd=_ROOT, check=False).returncode)
 

@@ -108,6 +108,52 @@ def leverage_scores(
     )
 
 
+class Diagnosis(NamedTuple):
+    """Result of ``diagnose``.
+
+    Attributes:
+        rank: Number of leading directions, int32 [B].
+        steps: Steps of the tridiagonalisation that were taken, int32 [B].
+        size: min(N, D), the steps that a full one takes, int32 [B].
+        solver: What ran for each image: "tridiag", "eigh", or "none" for an image without energy.
+    """
+
+    rank: Tensor
+    steps: Tensor
+    size: Tensor
+    solver: list[str]
+
+
+def diagnose(
+    x: Tensor,
+    *,
+    variance: float = 0.9,
+    rank: int | None = None,
+    center: bool = False,
+    solver: str = "auto",
+) -> Diagnosis:
+    """How the solver goes about each image: for study, as it does the work anew. CPU only.
+
+    Args:
+        x: As in ``leverage_scores``.
+        variance: As in ``leverage_scores``.
+        rank: As in ``leverage_scores``.
+        center: As in ``leverage_scores``.
+        solver: As in ``leverage_scores``.
+
+    Returns:
+        Rank, steps and size [B], and the solver that ran for each of B images (1 for [N, D]).
+
+    Raises:
+        ValueError: An argument is out of its range, or x holds NaN or Inf.
+    """
+    found, steps, size, ran = torch.ops.svdprune.diagnose(
+        x, variance=variance, rank=rank, center=center, solver=solver
+    )
+    names = ("none", "eigh", "tridiag")
+    return Diagnosis(found, steps, size, [names[code] for code in ran.flatten().tolist()])
+
+
 def prune(
     x: Array,
     keep: int,

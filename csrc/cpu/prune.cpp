@@ -3,9 +3,9 @@
 // and a single image leaves the threads to BLAS.
 
 #include "gather.h"
-#include "leverage.h"
+#include "pack.h"
+#include "score.h"
 #include "select.h"
-#include "whiten.h"
 
 #include "../prune_args.h"
 
@@ -16,53 +16,9 @@ namespace svdprune::cpu {
 
 namespace {
 
-// lambda_r / lambda_1 on the features' side below which float32 cannot tell U_r = X V_r S_r^-1 from
-// rounding. Such directions are only reached when they are asked for; float64 then does the work.
-constexpr double kLeastEnergy = 1e-5;
-
-// Stages 1 and 2. Where "tridiag" meets a multiple eigenvalue, LAPACK takes over.
-template <class T>
-Spectrum<T> spectrum_of(const Image& image, Options options) {
-  const Side side = smaller_side(image);
-  try {
-    return spectrum(gram<T>(image, side, options.center), options);
-  } catch (const NotSeparated&) {
-    options.solver = Solver::kEigh;
-    return spectrum(gram<T>(image, side, options.center), options);
-  }
-}
-
-// Stages 1 to 3. scores [N] in the working precision T.
-template <class T>
-int32_t score_image_as(const Image& image, const Options& options, T* scores) {
-  if (image.tokens == 0 || image.features == 0) {
-    std::fill_n(scores, image.tokens, T(0));
-    return 0;
-  }
-  Spectrum<T> result = spectrum_of<T>(image, options);
-  if (result.side == Side::kFeatures && result.rank > 0) {
-    if (sizeof(T) == sizeof(float) &&
-        result.eigenvalues.back() < kLeastEnergy * result.eigenvalues.front()) {
-      std::vector<double> wide(image.tokens);
-      const int32_t rank = score_image_as(image, options, wide.data());
-      std::copy(wide.begin(), wide.end(), scores);
-      return rank;
-    }
-    whiten(image, result);
-  }
-  leverage(image, result, scores);
-  return static_cast<int32_t>(result.rank);
-}
-
 // The working precision: float64 for float64 input, float32 for all others.
 ScalarType score_dtype(const Tensor& x) {
   return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-int32_t score_image(const Image& image, const Options& options, void* scores) {
-  return image.dtype == ScalarType::Double
-             ? score_image_as(image, options, static_cast<double*>(scores))
-             : score_image_as(image, options, static_cast<float*>(scores));
 }
 
 // Calls select(typed scores).
@@ -105,6 +61,11 @@ struct Batch {
 
 char* row(const Tensor& t, int64_t offset) {
   return static_cast<char*>(t.mutable_data_ptr()) + offset * static_cast<int64_t>(t.element_size());
+}
+
+// One number of an int32 tensor [B].
+void set(const Tensor& t, int64_t b, int64_t value) {
+  *reinterpret_cast<int32_t*>(row(t, b)) = static_cast<int32_t>(value);
 }
 
 // Runs work(b) for every image, in parallel. An exception may not cross torch's thread pool: the
@@ -152,10 +113,34 @@ std::tuple<Tensor, Tensor> leverage_scores_cpu(const Tensor& x, double variance,
   const Tensor scores = batch.output(x, {batch.tokens}, score_dtype(x));
   const Tensor ranks = batch.output(x, {}, ScalarType::Int);
   for_each_image(op, batch.images, batch.batched, [&](int64_t b) {
-    const int32_t r = score_image(batch.image(b), options, row(scores, b * batch.tokens));
-    *reinterpret_cast<int32_t*>(row(ranks, b)) = r;
+    set(ranks, b, score_image(batch.image(b), options, row(scores, b * batch.tokens)).rank);
   });
   return {scores, ranks};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> diagnose_cpu(const Tensor& x, double variance,
+                                                        std::optional<int64_t> rank, bool center,
+                                                        const std::string& solver) {
+  const char* op = "diagnose";
+  check_features(op, x, 2, 3, "[B, N, D] or [N, D]");
+  const Batch batch(x);
+  check_side(op, batch.tokens, batch.features);
+  const Options options = check_options(op, variance, rank, center, solver,
+                                        std::min(batch.tokens, batch.features), "min(N, D)");
+
+  const Tensor scores = batch.output(x, {batch.tokens}, score_dtype(x));
+  const Tensor ranks = batch.output(x, {}, ScalarType::Int);
+  const Tensor steps = batch.output(x, {}, ScalarType::Int);
+  const Tensor sizes = batch.output(x, {}, ScalarType::Int);
+  const Tensor solvers = batch.output(x, {}, ScalarType::Int);
+  for_each_image(op, batch.images, batch.batched, [&](int64_t b) {
+    const Solved solved = score_image(batch.image(b), options, row(scores, b * batch.tokens));
+    set(ranks, b, solved.rank);
+    set(steps, b, solved.steps);
+    set(sizes, b, solved.size);
+    set(solvers, b, static_cast<int64_t>(solved.solver));
+  });
+  return {ranks, steps, sizes, solvers};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> prune_cpu(const Tensor& x, int64_t keep, double variance,
@@ -179,7 +164,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_cpu(const Tensor& x, int64_t ke
     const Image image = batch.image(b);
     void* image_scores = row(scores, b * batch.tokens);
     int64_t* kept = reinterpret_cast<int64_t*>(row(indices, b * keep));
-    *reinterpret_cast<int32_t*>(row(ranks, b)) = score_image(image, options, image_scores);
+    set(ranks, b, score_image(image, options, image_scores).rank);
     with_scores(score_dtype(x), image_scores,
                 [&](const auto* s) { select_topk(s, batch.tokens, keep, kept); });
     gather(image, kept, keep, row(tokens, b * keep * batch.features));
@@ -208,11 +193,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> prune_adaptive_cpu(
     const Image image = batch.image(b);
     void* image_scores = row(scores, b * batch.tokens);
     int64_t* kept = reinterpret_cast<int64_t*>(row(indices, b * max_keep));
-    *reinterpret_cast<int32_t*>(row(ranks, b)) = score_image(image, options, image_scores);
-    *reinterpret_cast<int32_t*>(row(counts, b)) =
-        with_scores(score_dtype(x), image_scores, [&](const auto* s) {
-          return static_cast<int32_t>(select_coverage(s, batch.tokens, max_keep, coverage, kept));
-        });
+    set(ranks, b, score_image(image, options, image_scores).rank);
+    set(counts, b, with_scores(score_dtype(x), image_scores, [&](const auto* s) {
+          return select_coverage(s, batch.tokens, max_keep, coverage, kept);
+        }));
     gather(image, kept, max_keep, row(tokens, b * max_keep * batch.features));
   });
   return {tokens, indices, counts, scores, ranks};
@@ -250,7 +234,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_varlen_cpu(
     }
     void* image_scores = row(scores, first_token[b]);
     int64_t* kept = reinterpret_cast<int64_t*>(row(indices, first_kept[b]));
-    *reinterpret_cast<int32_t*>(row(ranks, b)) = score_image(image, own, image_scores);
+    set(ranks, b, score_image(image, own, image_scores).rank);
     with_scores(score_dtype(x), image_scores,
                 [&](const auto* s) { select_topk(s, image.tokens, keep, kept); });
     gather(image, kept, keep, row(tokens, first_kept[b] * packed.features));
@@ -263,6 +247,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_varlen_cpu(
 
 STABLE_TORCH_LIBRARY_IMPL(svdprune, CPU, m) {
   m.impl("leverage_scores", TORCH_BOX(&leverage_scores_cpu));
+  m.impl("diagnose", TORCH_BOX(&diagnose_cpu));
   m.impl("prune", TORCH_BOX(&prune_cpu));
   m.impl("prune_adaptive", TORCH_BOX(&prune_adaptive_cpu));
   m.impl("prune_varlen", TORCH_BOX(&prune_varlen_cpu));

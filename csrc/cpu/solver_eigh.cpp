@@ -41,6 +41,7 @@ Spectrum<T> solve_eigh(Gram<T> gram, const Options& options) {
       .complement = false,
       .transform = std::move(gram.transform),
       .steps = n,
+      .solver = Solver::kEigh,
   };
 }
 

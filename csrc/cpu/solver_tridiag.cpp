@@ -193,6 +193,7 @@ Spectrum<T> solve_tridiag(Gram<T> gram, const Options& options) {
       .complement = complement,
       .transform = std::move(gram.transform),
       .steps = reduced.steps,
+      .solver = Solver::kTridiag,
   };
 }
 

@@ -17,6 +17,7 @@ struct Spectrum {
   bool complement;      // tokens' side only: the n - r other eigenvectors, as they are fewer
   Transform transform;  // of the features, as in Gram
   int64_t steps;        // of the tridiagonalisation that were taken; n for "eigh"
+  Solver solver;        // that ran
 };
 
 // "tridiag" could not tell eigenvectors apart: they belong to one multiple eigenvalue.

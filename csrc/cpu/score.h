@@ -1,0 +1,19 @@
+// Stages 1 to 3 for one image, with the fallbacks between them.
+#pragma once
+
+#include "../image.h"
+
+namespace svdprune::cpu {
+
+// How an image was solved.
+struct Solved {
+  int64_t rank = 0;
+  int64_t steps = 0;              // of the tridiagonalisation; size for "eigh"
+  int64_t size = 0;               // n, of the Gram matrix
+  Solver solver = Solver::kAuto;  // that ran; kAuto: none was needed, as the image holds no energy
+};
+
+// scores [N]: float64 for a float64 image, float32 for all others. Throws NotFinite.
+Solved score_image(const Image& image, const Options& options, void* scores);
+
+}  // namespace svdprune::cpu
