@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import subprocess
 from ctypes import Structure, byref, c_double, c_int, c_int64, c_void_p
@@ -31,7 +32,14 @@ def build(folder: Path) -> Path:
     sources = [KERNELS / f"{name}.cu" for name in ("pack", "leverage", "select", "gather")]
     subprocess.run(
         [
-            *("g++", "-std=c++20", "-O1", "-fPIC", "-shared", "-DSVDPRUNE_EMULATED"),
+            *(
+                os.environ.get("CXX", "c++"),
+                "-std=c++20",
+                "-O1",
+                "-fPIC",
+                "-shared",
+                "-DSVDPRUNE_EMULATED",
+            ),
             *("-include", HERE / "emulation/executor.h", "-isystem", cuda_headers()),
             *("-x", "c++", *sources, HERE / "emulation/kernels.cpp", "-o", library),
         ],

@@ -6,12 +6,11 @@
 // R's first. With Ritz pairs (theta_j, z_j) of T_m, the r leading ones are G's to the tolerance eps
 // when
 //  (i)   their sum reaches variance * trace(G) (a given rank needs m > r instead);
-//  (ii)  ||e_m z_last,1..r|| < eps (theta_r - theta_r+1): the residual over the gap bounds the sine
-//  of the
-//        angle between the subspaces (Davis, Kahan 1970), and with it the error of any leverage;
-//  (iii) ||R||_F + e_m < theta_r: no eigenvalue above theta_r hides in R. The norm is taken of R
-//  itself;
-//        ||G||_F^2 - ||T_m||_F^2 would cancel.
+//  (ii)  ||e_m z_last,1..r|| < eps (theta_r - theta_r+1): the residual over the gap bounds the
+//        sine of the angle between the subspaces (Davis, Kahan 1970), and with it the error of any
+//        leverage;
+//  (iii) a bound on R's largest eigenvalue, plus e_m, is below theta_r: no eigenvalue above theta_r
+//        hides in R. It is taken of R itself; ||G||_F^2 - ||T_m||_F^2 would cancel.
 // At m = n all hold with nothing left over, so a spectrum without a gap gets the full reduction.
 
 #include "blas.h"
@@ -29,7 +28,7 @@ namespace svdprune::cpu {
 namespace {
 
 constexpr int64_t kFirstCheck = 16;
-constexpr double kCheckGrowth = 1.4;
+constexpr double kCheckGrowth = 1.25;
 constexpr double kLastCheck = 0.5;    // of n: past it, going on to the end costs less than failing
 constexpr double kClusterGap = 1e-5;  // of the largest eigenvalue
 constexpr double kMostOverlap = 0.9999;  // cosine with a cluster's earlier vectors
@@ -49,8 +48,7 @@ std::vector<int64_t> check_steps(int64_t n, const Options& options) {
   return steps;
 }
 
-// ||e z_last||^2 over the `rank` leading eigenvectors of T_m, or anything above `limit` once past
-// it.
+// ||e z_last||^2 over the `rank` leading eigenvectors of T_m, or anything above `limit`.
 double residual_square(const std::vector<double>& diagonal, const std::vector<double>& coupling,
                        const std::vector<double>& eigenvalues, int64_t rank, double limit) {
   const int64_t m = diagonal.size();
@@ -90,7 +88,7 @@ bool certified(const Tridiagonal<T>& reduced, const Remainder<T>& remainder, dou
   const double coupling = std::fabs(reduced.coupling.back());
   const double limit = std::pow(kTolerance<T> * (ritz[rank - 1] - ritz[rank]), 2);
   return residual_square(reduced.diagonal, reduced.coupling, ritz, rank, limit) < limit &&
-         remainder.frobenius_norm() + coupling < ritz[rank - 1];
+         remainder.largest_eigenvalue_bound() + coupling < ritz[rank - 1];
 }
 
 // Takes a cluster's earlier vectors, columns of basis [n, j], out of unit z [m]. False if hardly

@@ -116,8 +116,8 @@ Reflection reflect(T* x, int64_t length) {
 }  // namespace
 
 template <class T>
-double Remainder<T>::frobenius_norm() const {
-  double sum = 0;
+double Remainder<T>::largest_eigenvalue_bound() const {
+  double square = 0, trace = 0;
   for (int64_t j = first; j < n; ++j) {
     const T* column = a + j * n;
     const T pj = pending_v[j], qj = pending_w[j];
@@ -128,9 +128,12 @@ double Remainder<T>::frobenius_norm() const {
       below += value * value;
     }
     const double corner = column[j] - 2 * pj * qj;
-    sum += 2 * below + corner * corner;
+    square += 2 * below + corner * corner;
+    trace += corner;
   }
-  return std::sqrt(sum);
+  const double order = static_cast<double>(n - first);
+  const double spread = std::max(0.0, square - trace * trace / order);
+  return trace / order + std::sqrt((order - 1) / order * spread);
 }
 
 template <class T>

@@ -39,8 +39,9 @@ struct Remainder {
   const T* a;                      // [n, n], lower triangle, pending update not applied
   const T *pending_v, *pending_w;  // [n]
 
-  // ||R||_F, with the pending update.
-  double frobenius_norm() const;
+  // A bound on the largest eigenvalue of R, of order k, from its trace t and ||R||_F = f (Wolkowicz, Styan
+  // 1980): t / k + sqrt((k - 1) / k (f^2 - t^2 / k)). Never above f, and below it for a flat spectrum.
+  double largest_eigenvalue_bound() const;
 };
 
 // Reduces a [n, n] (column-major, lower triangle) until `enough(tridiagonal, remainder)` says so,

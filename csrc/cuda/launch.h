@@ -1,8 +1,8 @@
 // The bridge between the host file, which knows torch, and the kernels, which do not. Every pointer
 // is to device memory, row-major and contiguous unless its comment says otherwise; every call is
 // asynchronous on `stream`, takes no memory, never synchronises, and may be captured in a CUDA
-// graph. All results are deterministic: sums have a fixed order, and atomics are used on maxima and
-// minima only.
+// graph. All results are deterministic: sums of reals have a fixed order, and atomics are used on
+// maxima, minima and integers only.
 #pragma once
 
 #include <cuda_runtime_api.h>
