@@ -1,19 +1,17 @@
 #include "score.h"
 
 #include "leverage.h"
+#include "refine.h"
 #include "spectrum.h"
 #include "whiten.h"
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 namespace svdprune::cpu {
 
 namespace {
-
-// lambda_r / lambda_1 on the features' side below which float32 cannot tell U_r = X V_r S_r^-1 from
-// rounding. Such directions are only reached when they are asked for; float64 then does the work.
-constexpr double kLeastEnergy = 1e-5;
 
 // Stages 1 and 2. Where "tridiag" meets a multiple eigenvalue, LAPACK takes over.
 template <class T>
@@ -34,14 +32,17 @@ Solved score_image_as(const Image& image, const Options& options, T* scores) {
     return {};
   }
   Spectrum<T> result = spectrum_of<T>(image, options);
-  if (result.side == Side::kFeatures && result.rank > 0) {
-    if (sizeof(T) == sizeof(float) &&
-        result.eigenvalues.back() < kLeastEnergy * result.eigenvalues.front()) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (needs_float64(image, result)) {
+      Options same_solver = options;
+      same_solver.solver = result.solver;
       std::vector<double> wide(image.tokens);
-      const Solved solved = score_image_as(image, options, wide.data());
+      const Solved solved = score_image_as(image, same_solver, wide.data());
       std::copy(wide.begin(), wide.end(), scores);
       return solved;
     }
+  }
+  if (result.side == Side::kFeatures && result.rank > 0) {
     whiten(image, result);
   }
   leverage(image, result, scores);

@@ -42,6 +42,7 @@ Spectrum<T> solve_eigh(Gram<T> gram, const Options& options) {
       .transform = std::move(gram.transform),
       .steps = n,
       .solver = Solver::kEigh,
+      .cut = {},
   };
 }
 

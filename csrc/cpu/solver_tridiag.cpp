@@ -31,6 +31,7 @@ constexpr int64_t kFirstCheck = 16;
 constexpr double kCheckGrowth = 1.25;
 constexpr double kLastCheck = 0.5;    // of n: past it, going on to the end costs less than failing
 constexpr double kClusterGap = 1e-5;  // of the largest eigenvalue
+constexpr double kNarrowGap = 5e-4;   // of the largest eigenvalue
 constexpr double kMostOverlap = 0.9999;  // cosine with a cluster's earlier vectors
 
 // eps of the certificate: well under the accuracy promised for the scores.
@@ -147,6 +148,26 @@ void eigenvectors(const Tridiagonal<T>& reduced, const std::vector<double>& eige
   }
 }
 
+// The eigenvectors at the cut, if it is so narrow that float32 may have mixed them.
+template <class T>
+Cut<T> narrow_cut(const Tridiagonal<T>& reduced, const std::vector<double>& ritz, int64_t rank,
+                  int64_t n, const T* reflectors) {
+  Cut<T> cut;
+  if (sizeof(T) == sizeof(double) || rank >= static_cast<int64_t>(ritz.size())) {
+    return cut;
+  }
+  cut.relative_gap = (ritz[rank - 1] - ritz[rank]) / ritz[0];
+  if (cut.relative_gap > kNarrowGap) {
+    return cut;
+  }
+  cut.eigenvalues[0] = ritz[rank - 1];
+  cut.eigenvalues[1] = ritz[rank];
+  cut.pair.resize(2 * n);
+  eigenvectors(reduced, ritz, rank - 1, 2, n, cut.pair.data());
+  apply_reflectors(n, 2, reduced.steps - 1, reflectors, reduced.tau.data(), cut.pair.data());
+  return cut;
+}
+
 }  // namespace
 
 template <class T>
@@ -192,6 +213,7 @@ Spectrum<T> solve_tridiag(Gram<T> gram, const Options& options) {
       .transform = std::move(gram.transform),
       .steps = reduced.steps,
       .solver = Solver::kTridiag,
+      .cut = narrow_cut(reduced, ritz, rank, n, gram.values.get()),
   };
 }
 

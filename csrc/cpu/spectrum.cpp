@@ -20,8 +20,8 @@ template <class T>
 Spectrum<T> spectrum(Gram<T> gram, const Options& options) {
   if (gram.trace == 0) {
     return Spectrum<T>{
-        gram.side, gram.n,       0, {}, nullptr, nullptr, 0, false, std::move(gram.transform),
-        0,         Solver::kAuto};
+        gram.side, gram.n,        0, {}, nullptr, nullptr, 0, false, std::move(gram.transform),
+        0,         Solver::kAuto, {}};
   }
   // Early stop and the float64 tridiagonal stage are made for a float32 Gram; a float64 one gets
   // LAPACK's accuracy throughout unless asked otherwise.

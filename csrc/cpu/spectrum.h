@@ -5,6 +5,15 @@
 
 namespace svdprune::cpu {
 
+// The two eigenvectors on either side of the cut, r and r + 1, where they lie so close that float32 could
+// have mixed them; see refine.h.
+template <class T>
+struct Cut {
+  double relative_gap = 0;     // (lambda_r - lambda_r+1) / lambda_1
+  double eigenvalues[2] = {};  // lambda_r, lambda_r+1
+  std::vector<T> pair;  // [n, 2], column-major; empty where the gap is wide, or solved by "eigh"
+};
+
 template <class T>
 struct Spectrum {
   Side side;
@@ -18,6 +27,7 @@ struct Spectrum {
   Transform transform;  // of the features, as in Gram
   int64_t steps;        // of the tridiagonalisation that were taken; n for "eigh"
   Solver solver;        // that ran
+  Cut<T> cut;
 };
 
 // "tridiag" could not tell eigenvectors apart: they belong to one multiple eigenvalue.
