@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import document, gpu_document
+from bench import document, gpu_document, solvers_document
 from bench.timing import ROOT
 
+_SOLVERS = "solvers*.json"  # the study of the solvers, beside the other results of a CPU
 _SECTIONS = {
     "cpu": ("prune", document.PRUNE_HEADER, document.prune_cells),
     "stages": ("stages", document.STAGE_HEADER, document.stage_cells),
@@ -43,6 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         old = options.readme.read_text()
         new = rewrite_gpu(rewrite(old, results), gpu_results)
+        new = rewrite_solvers(new, options.results / "cpu", options.readme.parent)
     except (OSError, ValueError) as error:
         print(f"bench.report: {error}", file=sys.stderr)
         return 2
@@ -69,7 +72,7 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: There is none.
     """
-    files = sorted(folder.glob("*.json"))
+    files = sorted(set(folder.glob("*.json")) - set(folder.glob(_SOLVERS)))
     if not files:
         raise ValueError(f"no results in {folder}: run `svdprune bench --json {folder}/NAME.json`")
     return [json.loads(file.read_text()) for file in files]
@@ -93,6 +96,32 @@ def rewrite(readme: str, results: list[dict[str, Any]]) -> str:
         blocks = [_block(result, table, header, cells) for result in results if result.get(table)]
         readme = _between_markers(readme, name, blocks)
     return readme
+
+
+def rewrite_solvers(readme: str, folder: Path, base: Path) -> str:
+    """Puts the study of the solvers between the README's markers of the name "solvers".
+
+    Without a study the section is empty, and a README without the section stays as it is.
+
+    Args:
+        readme: The text.
+        folder: Holds ``solvers*.json`` that ``bench.bench_solvers`` wrote, and a plot beside each.
+        base: The README's folder, which the plots' addresses begin at.
+
+    Returns:
+        The text with the section replaced.
+
+    Raises:
+        ValueError: Only one of the two markers is there.
+    """
+    if "<!-- bench:solvers:" not in readme:
+        return readme
+    blocks = []
+    for file in sorted(folder.glob(_SOLVERS)):
+        picture = file.with_suffix(".png")
+        image = Path(os.path.relpath(picture, base)).as_posix() if picture.exists() else None
+        blocks.append(solvers_document.tables(json.loads(file.read_text()), image))
+    return _between_markers(readme, "solvers", blocks)
 
 
 def load_gpu_results(folder: Path) -> list[dict[str, Any]]:

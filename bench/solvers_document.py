@@ -1,0 +1,166 @@
+"""The study of the solvers as the README and its plot show it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from bench.document import format_seconds, machine_line
+
+KEEP = 32
+SHOWN = 0.9  # the variance of the table
+NARROW = 3e-5  # below such a gap float32 may not do
+_CAVEAT = (
+    f'an image whose gap is below {NARROW:g} may be solved by "tridiag" twice, then in float64'
+)
+TITLES = {
+    "tridiag": '"tridiag"',
+    "eigh": '"eigh"',
+    "gram_eigh": "Gram + eigh",
+    "svd": "SVD",
+}
+HEADER = [
+    "tokens x width",
+    "features",
+    "rank",
+    "steps of size",
+    *TITLES.values(),
+    "score error, allowed",
+    f"of the top {KEEP}",
+]
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """Cells of one line under ``HEADER``; times with their ratio to the solver "tridiag"."""
+    ours = row["seconds"]["tridiag"]
+    steps = f"{row['steps']} of {row['size']}"
+    error, allowed = row["errors"]["tridiag"], row["allowed"]["tridiag"]
+    return [
+        f"{row['tokens']} x {row['width']}",
+        row["features"],
+        str(row["rank"]),
+        steps if row["solver"] == "tridiag" else f'{steps}, then "{row["solver"]}"',
+        format_seconds(ours),
+        *(
+            f"{format_seconds(row['seconds'][name])} ({row['seconds'][name] / ours:.1f}x)"
+            for name in ("eigh", "gram_eigh", "svd")
+        ),
+        "undefined" if error is None else f"{error:.0e}, {allowed:.0e}",
+        f"{row['common']['tridiag']} of {row['keep']}",
+    ]
+
+
+def worst(rows: list[dict[str, Any]], name: str) -> tuple[float, dict[str, Any]] | None:
+    """The largest score error of a candidate over what is allowed.
+
+    Args:
+        rows: Of the study.
+        name: The candidate.
+
+    Returns:
+        The ratio and its row; None where no row has one.
+    """
+    ratios = [
+        (row["errors"][name] / row["allowed"][name], row)
+        for row in rows
+        if row["errors"][name] is not None
+    ]
+    return max(ratios, key=lambda pair: pair[0], default=None)
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+    """Accuracy over all rows, in words.
+
+    Args:
+        rows: Of the study.
+
+    Returns:
+        Sentences, without a line break.
+    """
+    variances = ", ".join(f"{v:g}" for v in sorted({row["variance"] for row in rows}))
+    parts, wrong = [], []
+    for name, title in TITLES.items():
+        wrong.append(str(sum(row["ranks"][name] != row["rank"] for row in rows)))
+        found = worst(rows, name)
+        if found is not None:
+            ratio, row = found
+            parts.append(f"{title} {ratio:.2g} ({row['features']}, at {row['variance']:g})")
+    return (
+        f"Over all features and the variances {variances}, the largest score error as a share of the "
+        f"max(2e-4, 3e-9 / gap) that the default solver promises: {', '.join(parts)}. Ranks that differ "
+        f"from the oracle's, in the same order: {', '.join(wrong)} of {len(rows)}."
+    )
+
+
+def tables(result: dict[str, Any], image: str | None) -> str:
+    """The study in Markdown: the rows of one variance, a sentence over all of them, the plot.
+
+    Args:
+        result: Content of a file that this benchmark wrote.
+        image: Address of the plot; None where there is none.
+
+    Returns:
+        Text without a line break at its end.
+    """
+    align = ["---" if column == "features" else "---:" for column in HEADER]
+    shown = [row for row in result["solvers"] if row["variance"] == SHOWN]
+    lines = [HEADER, align, *map(cells, shown)]
+    blocks = [
+        machine_line(result["machine"]),
+        "\n".join("| " + " | ".join(line) + " |" for line in lines),
+        f"The table is at variance {SHOWN:g}; {_CAVEAT}. " + summary(result["solvers"]),
+    ]
+    if image is not None:
+        blocks.append(f"![Steps and time of the solvers over the rank]({image})")
+    return "\n\n".join(blocks)
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Draws steps over rank, and time over rank for both solvers.
+
+    Args:
+        result: Machine and rows.
+        path: PNG to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = result["solvers"]
+    # One size a plot: time over rank means nothing across sizes.
+    size = min(row["size"] for row in rows)
+    rows = sorted((row for row in rows if row["size"] == size), key=lambda row: row["rank"])
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    stopped = [row for row in rows if row["solver"] == "tridiag" and row["steps"] < size]
+    for label, marker, some in (
+        ("stopped early", "o", stopped),
+        ("went to the end", "s", [row for row in rows if row not in stopped]),
+    ):
+        ranks, steps = [row["rank"] for row in some], [row["steps"] for row in some]
+        left.scatter(ranks, steps, marker=marker, s=28, alpha=0.8, label=label)
+    left.axhline(size, color="gray", linestyle="--", linewidth=1, label=f"all {size} steps")
+    left.set(title='Steps that "tridiag" takes', ylabel="steps", ylim=(0, 1.06 * size))
+    ranks = [row["rank"] for row in rows]
+    for name, marker in (("tridiag", "o"), ("eigh", "^")):
+        times = [1e3 * row["seconds"][name] for row in rows]
+        right.scatter(ranks, times, marker=marker, s=28, alpha=0.8, label=TITLES[name])
+    narrow = [row for row in rows if row["gap"] is not None and row["gap"] < NARROW]
+    right.scatter(
+        [row["rank"] for row in narrow],
+        [1e3 * row["seconds"]["tridiag"] for row in narrow],
+        **{"s": 110, "facecolors": "none", "edgecolors": "black", "linewidths": 0.8},
+        label=f'"tridiag", gap below {NARROW:g}',
+    )
+    right.set(title="Time of one image", ylabel="milliseconds, median")
+    right.set_ylim(bottom=0)
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.set_xlabel("rank: leading directions that hold the asked share of the energy")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    first = rows[0]
+    shape = f"{first['tokens']} tokens of width {first['width']}"
+    figure.suptitle(f"{shape}: {machine_line(result['machine'])}", fontsize=9)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

@@ -1,0 +1,309 @@
+"""The study of the solvers, its part of the README, and the spectra of a model. No time is asserted."""
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_llava import TOKENS, tiny_llava
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from bench import bench_solvers, report, solvers_document, spectra  # noqa: E402
+from bench.hard_suite import Oracle, suite, with_energy  # noqa: E402
+from svdprune_ext.reference import oracle_leverage  # noqa: E402
+
+MACHINE = {
+    "cpu": "Some CPU",
+    "cores": 2,
+    "threads": 2,
+    "torch": "2.13.0",
+    "svdprune": "0.1.0",
+    "revision": "abc",
+    "date": "2026-01-01",
+}
+ROW = {
+    "features": "flat",
+    "tokens": 576,
+    "width": 1024,
+    "variance": 0.9,
+    "keep": 32,
+    "rank": 23,
+    "gap": 1e-3,
+    "solver": "tridiag",
+    "steps": 95,
+    "size": 576,
+    "seconds": {"tridiag": 0.002, "eigh": 0.008, "gram_eigh": 0.01, "svd": 0.1},
+    "rounds": {"tridiag": 9, "eigh": 9, "gram_eigh": 9, "svd": 3},
+    "ranks": {"tridiag": 23, "eigh": 23, "gram_eigh": 24, "svd": 23},
+    "errors": {"tridiag": 1e-6, "eigh": 2e-5, "gram_eigh": 1e-4, "svd": 1e-6},
+    "allowed": dict.fromkeys(("tridiag", "eigh", "gram_eigh", "svd"), 2e-4),
+    "common": {"tridiag": 32, "eigh": 31, "gram_eigh": 32, "svd": 32},
+}
+LINE = (
+    "| 576 x 1024 | flat | 23 | 95 of 576 | 2 ms | 8 ms (4.0x) | 10 ms (5.0x) | 100 ms (50.0x) "
+    "| 1e-06, 2e-04 | 32 of 32 |"
+)
+
+
+def row(**changes):
+    return {**copy.deepcopy(ROW), **changes}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    inputs = suite(tokens=48, width=64, tall=80)
+    return bench_solvers.study(inputs, (0.8, 0.9), budget=0.0, min_rounds=1)
+
+
+# The study.
+
+
+@pytest.mark.parametrize("item", suite(tokens=48, width=64, tall=80), ids=lambda i: i.name)
+def test_the_suite_is_finite_and_the_same_every_time(item):
+    x = item.features()
+    assert x.shape == (item.tokens, item.width)
+    assert x.dtype == torch.float32
+    assert x.isfinite().all()
+    assert torch.equal(x, item.features())
+
+
+@pytest.mark.parametrize("variance", [0.5, 0.9, 0.99, 1.0])
+@pytest.mark.parametrize("shape", [(20, 30), (30, 20)])
+def test_the_oracle_is_the_reference(shape, variance):
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(3))
+    expected = oracle_leverage(x, variance)
+    oracle = Oracle(x)
+    assert oracle.rank(variance) == expected.rank
+    torch.testing.assert_close(oracle.scores(expected.rank), expected.scores)
+
+
+def test_the_gap_decides_what_is_allowed():
+    oracle = Oracle(with_energy(8, 10, torch.tensor([4.0, 2.0, 2.0 - 4e-5, 1.0])))
+    assert oracle.gap(1) == pytest.approx(0.5, rel=1e-4)
+    assert oracle.allowed(1) == 2e-4
+    assert oracle.gap(2) == pytest.approx(1e-5, rel=0.1)
+    assert oracle.allowed(2) == pytest.approx(3e-4, rel=0.1)
+    assert oracle.gap(8) is None
+    assert Oracle(torch.eye(4, 6)).allowed(2) == float("inf")
+
+
+def test_a_row_for_every_input_and_variance(rows):
+    assert len(rows) == 2 * len(suite())
+    assert {r["variance"] for r in rows} == {0.8, 0.9}
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+    for r in rows:
+        assert set(r) == set(ROW)
+        for column in ("seconds", "rounds", "ranks", "errors", "allowed", "common"):
+            assert set(r[column]) == set(bench_solvers.CANDIDATES)
+        assert min(r["seconds"].values()) > 0
+        assert 1 <= r["rank"] <= r["size"] == min(r["tokens"], r["width"])
+        assert 1 <= r["steps"] <= r["size"]
+
+
+def test_the_default_solver_keeps_its_promise(rows):
+    ratio, _ = solvers_document.worst(rows, "tridiag")
+    assert ratio <= 1
+    assert all(r["ranks"]["tridiag"] == r["rank"] for r in rows)
+    assert all(r["common"]["tridiag"] == r["keep"] for r in rows)
+
+
+def test_a_degenerate_cut_has_no_error():
+    oracle = Oracle(torch.eye(4, 6))
+    result = (torch.empty(0), torch.tensor([[0, 1]]), torch.zeros(1, 4), torch.tensor([2]))
+    assert bench_solvers.score_error(oracle, result) == (None, None)
+
+
+def test_equal_scores_stand_for_one_another():
+    x = torch.randn(3, 8, generator=torch.Generator().manual_seed(0)).repeat(2, 1)
+    x[[0, 3]] *= 10
+    oracle = Oracle(x)
+    kept = torch.tensor([[3]]), torch.tensor([[1]])
+    best, other = ((None, k, None, None) for k in kept)
+    assert bench_solvers.in_common(oracle, 1, best) == 1
+    assert bench_solvers.in_common(oracle, 1, other) == 0
+
+
+# Its tables and plot.
+
+
+def test_cells_of_a_row():
+    assert "| " + " | ".join(solvers_document.cells(ROW)) + " |" == LINE
+    other = solvers_document.cells(row(solver="eigh", errors=dict.fromkeys(ROW["errors"])))
+    assert other[3] == '95 of 576, then "eigh"'
+    assert other[-2] == "undefined"
+
+
+def test_the_summary_names_the_worst():
+    nothing = row(errors=dict.fromkeys(ROW["errors"]), allowed=dict.fromkeys(ROW["errors"]))
+    bad = row(features="clusters", variance=0.99, errors={**ROW["errors"], "eigh": 1e-3})
+    text = solvers_document.summary([ROW, bad, nothing])
+    assert "the variances 0.9, 0.99," in text
+    assert '"tridiag" 0.005 (flat, at 0.9), "eigh" 5 (clusters, at 0.99)' in text
+    assert "0, 0, 3, 0 of 3" in text
+    assert solvers_document.worst([nothing], "tridiag") is None
+
+
+def test_the_tables_show_one_variance():
+    result = {"machine": MACHINE, "solvers": [ROW, row(variance=0.8, features="other")]}
+    text = solvers_document.tables(result, "a/b.png")
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert lines[2:] == [LINE]
+    assert len({line.count("|") for line in lines}) == 1
+    assert "Some CPU, 2 cores" in text
+    assert text.endswith("(a/b.png)")
+    assert "![" not in solvers_document.tables(result, None)
+
+
+def test_the_command_writes_json_and_plot(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench_solvers, "suite", lambda: suite(24, 32, 40)[4:])
+    out = tmp_path / "new" / "solvers.json"
+    assert bench_solvers.main(["--quick", "--json", str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert set(MACHINE) < set(result["machine"])
+    assert {r["variance"] for r in result["solvers"]} == {0.9}
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert "The solvers on the hard suite" in capsys.readouterr().out
+
+
+# The README.
+
+README = (
+    "# Title\n<!-- bench:cpu:begin --><!-- bench:cpu:end -->\n"
+    "<!-- bench:stages:begin --><!-- bench:stages:end -->\n"
+)
+SECTION = "<!-- bench:solvers:begin -->\nold\n<!-- bench:solvers:end -->\nafter\n"
+
+
+@pytest.fixture
+def readme(tmp_path):
+    folder = tmp_path / "results" / "cpu"
+    folder.mkdir(parents=True)
+    cpu = {"machine": MACHINE, "prune": [], "stages": []}
+    (folder / "machine.json").write_text(json.dumps(cpu))
+    (folder / "solvers.json").write_text(json.dumps({"machine": MACHINE, "solvers": [ROW]}))
+    (tmp_path / "README.md").write_text(README + SECTION)
+    return tmp_path / "README.md"
+
+
+def run_report(readme, *options):
+    paths = ["--readme", str(readme), "--results", str(readme.parent / "results")]
+    return report.main([*options, *paths])
+
+
+def test_the_report_shows_the_study(readme):
+    (readme.parent / "results" / "cpu" / "solvers.png").touch()
+    assert run_report(readme, "--check") == 1
+    assert run_report(readme) == 0
+    assert run_report(readme, "--check") == 0
+    text = readme.read_text()
+    assert LINE in text
+    assert "old" not in text
+    assert "(results/cpu/solvers.png)\n<!-- bench:solvers:end -->\nafter\n" in text
+
+
+def test_a_plot_that_is_not_there_is_not_shown(readme):
+    assert run_report(readme) == 0
+    assert LINE in readme.read_text()
+    assert "![" not in readme.read_text()
+
+
+def test_the_report_needs_neither_the_markers_nor_a_study(readme):
+    readme.write_text(README)
+    assert run_report(readme) == 0
+    assert LINE not in readme.read_text()
+    assert "bench:solvers" not in readme.read_text()
+
+    (readme.parent / "results" / "cpu" / "solvers.json").unlink()
+    readme.write_text(README + SECTION)
+    assert run_report(readme) == 0
+    assert "begin -->\n\n<!-- bench:solvers:end -->" in readme.read_text()
+
+
+def test_half_of_the_markers_is_an_error(readme, capsys):
+    readme.write_text(README + SECTION.replace("solvers:end", "other"))
+    assert run_report(readme) == 2
+    assert "<!-- bench:solvers:end -->" in capsys.readouterr().err
+
+
+def test_a_study_alone_is_no_result(readme, capsys):
+    (readme.parent / "results" / "cpu" / "machine.json").unlink()
+    assert run_report(readme) == 2
+    assert "svdprune bench --json" in capsys.readouterr().err
+
+
+# A model's spectra.
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    from svdprune_ext.demo.random_llava import Shape, build_processor
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    tiny_llava().save_pretrained(folder)
+    build_processor(Shape(image=28, patch=7)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    import numpy as np
+    from PIL import Image
+
+    folder = tmp_path_factory.mktemp("photos")
+    paths = []
+    for seed in range(3):
+        pixels = np.random.default_rng(seed).integers(0, 255, (40, 50 + seed, 3), dtype=np.uint8)
+        paths.append(folder / f"{seed}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    return paths
+
+
+def test_features_are_what_the_projector_gets(checkpoint, photos):
+    from svdprune_ext.demo.checkpoint import load_checkpoint
+    from svdprune_ext.demo.photo import load_photo
+    from svdprune_ext.demo.settings import Settings
+
+    bundle = load_checkpoint(Settings(model=str(checkpoint), keep=1))
+    photo = load_photo(photos[0])[0]
+    x = spectra.features(bundle, photo)
+    assert x.shape == (TOKENS, 32)
+    pixels = bundle.processor.image_processor(images=[photo], return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        states = bundle.model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
+    torch.testing.assert_close(x, states[-2][0, 1:])
+
+
+def test_spectra_of_images():
+    images = [torch.randn(12, 20, generator=torch.Generator().manual_seed(s)) for s in range(3)]
+    rows = spectra.study(images, (0.5, 0.9), budget=0.0)
+    assert [r["variance"] for r in rows] == [0.5, 0.9]
+    for r in rows:
+        assert r["ranks"] == [oracle_leverage(x, r["variance"]).rank for x in images]
+        assert r["sizes"] == [12] * 3
+        assert all(rank <= steps <= 12 for rank, steps in zip(r["ranks"], r["steps"], strict=True))
+        assert min(r["seconds"]) > 0
+    spread = {"ranks": [1, 2, 3, 4, 5], "steps": [7] * 5, "sizes": [7, 7, 9, 9, 9]}
+    table = spectra.table([{"variance": 0.9, **spread, "seconds": [1e-3] * 5}], "title")
+    cells = [next(iter(column.cells)) for column in table.columns]
+    assert cells == ["0.9", "1 / 2 / 3 / 4 / 5", "7", "7 / 7 / 9 / 9 / 9", "2 of 5", "1 ms"]
+
+
+def test_the_command_prints_the_spectra_of_a_checkpoint(checkpoint, photos, capsys):
+    assert spectra.main([str(checkpoint), *map(str, photos)]) == 0
+    output = capsys.readouterr().out
+    for text in ("16 tokens of width 32", "over 3 images", *(f"{v:g}" for v in spectra.VARIANCES)):
+        assert text in output
+
+
+def test_the_command_says_what_it_cannot_load(checkpoint, tmp_path, capsys):
+    assert spectra.main([str(checkpoint), str(tmp_path / "none.png")]) == 2
+    assert "IMAGE: not a readable image" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_not_there(photos, tmp_path, capsys):
+    assert spectra.main([str(tmp_path / "none"), str(photos[0])]) == 2
+    assert "bench.spectra: MODEL: no such folder" in capsys.readouterr().err
