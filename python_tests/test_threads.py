@@ -114,9 +114,10 @@ print(torch.equal(torch.cat(list(loader)), expected))
 @pytest.mark.parametrize(
     ("solver", "decay", "limit"),
     [
-        ("tridiag", 1.0, 1.4),  # few directions: the Gram matrix and little more
-        ("tridiag", 0.0, 2.1),  # nearly all: the Gram matrix and the basis
-        ("eigh", 0.0, 3.2),  # LAPACK's divide and conquer asks for 2 beside the Gram matrix
+        # A quarter of a matrix, 4 MB, is left for what BLAS and the allocator keep of their own.
+        ("tridiag", 1.0, 1.25),  # few directions: the Gram matrix and little more
+        ("tridiag", 0.0, 2.25),  # many: the Gram matrix and the basis
+        ("eigh", 0.0, 3.25),  # LAPACK's divide and conquer asks for 2 beside the Gram matrix
     ],
 )
 def test_peak_memory_in_gram_matrices(solver, decay, limit):
@@ -132,7 +133,7 @@ def kib(field):
         return next(int(line.split()[1]) for line in status if line.startswith(field + ":"))
 
 torch.set_num_threads(1)
-svdprune.leverage_scores(torch.randn(300, 400))  # so that BLAS has its buffers
+svdprune.leverage_scores(torch.randn(900, 1000), solver=solver)  # so that BLAS has its buffers
 x = torch.randn(2000, 2048) @ (torch.arange(1, 2049) ** -decay).diag()
 with open("/proc/self/clear_refs", "w") as clear:
     clear.write("5")  # the high-water mark begins anew
@@ -141,4 +142,5 @@ svdprune.leverage_scores(x, solver=solver)
 print((kib("VmHWM") - before) * 1024 / (2000 * 2000 * 4))
 """
     )
+    print(solver, decay, out)
     assert 0.9 < float(out) <= limit
