@@ -1,4 +1,4 @@
-// Aliases for torch's stable C++ ABI, and the one ATen call the kernels make.
+// Aliases for torch's stable C++ ABI, and the ATen calls the kernels make.
 //
 // Everything here keeps working from torch 2.10 on: no ATen or c10 header is included.
 #pragma once
@@ -8,15 +8,18 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
-#include <array>
 #include <cstdint>
-#include <initializer_list>
 #include <vector>
 
 namespace svdprune {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+// The working precision, and the scores': float64 for float64 input, float32 for all others.
+inline ScalarType score_dtype(const Tensor& x) {
+  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
 
 // An uninitialised tensor on `like`'s device.
 inline Tensor new_empty(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {

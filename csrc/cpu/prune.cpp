@@ -16,11 +16,6 @@ namespace svdprune::cpu {
 
 namespace {
 
-// The working precision: float64 for float64 input, float32 for all others.
-ScalarType score_dtype(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 // Calls select(typed scores).
 template <class F>
 auto with_scores(ScalarType dtype, const void* scores, F&& select) {
@@ -50,6 +45,10 @@ struct Batch {
     return result;
   }
 
+  int64_t rank_limit() const {
+    return std::min(tokens, features);
+  }
+
   // [B, sizes...], or [sizes...] for unbatched input.
   Tensor output(const Tensor& x, std::vector<int64_t> sizes, ScalarType dtype) const {
     if (batched) {
@@ -58,6 +57,13 @@ struct Batch {
     return new_empty(x, sizes, dtype);
   }
 };
+
+Batch checked_batch(const char* op, const Tensor& x) {
+  check_features(op, x, 2, 3, "[B, N, D] or [N, D]");
+  const Batch batch(x);
+  check_side(op, batch.tokens, batch.features);
+  return batch;
+}
 
 char* row(const Tensor& t, int64_t offset) {
   return static_cast<char*>(t.mutable_data_ptr()) + offset * static_cast<int64_t>(t.element_size());
@@ -104,11 +110,9 @@ std::tuple<Tensor, Tensor> leverage_scores_cpu(const Tensor& x, double variance,
                                                std::optional<int64_t> rank, bool center,
                                                const std::string& solver) {
   const char* op = "leverage_scores";
-  check_features(op, x, 2, 3, "[B, N, D] or [N, D]");
-  const Batch batch(x);
-  check_side(op, batch.tokens, batch.features);
-  const Options options = check_options(op, variance, rank, center, solver,
-                                        std::min(batch.tokens, batch.features), "min(N, D)");
+  const Batch batch = checked_batch(op, x);
+  const Options options =
+      check_options(op, variance, rank, center, solver, batch.rank_limit(), "min(N, D)");
 
   const Tensor scores = batch.output(x, {batch.tokens}, score_dtype(x));
   const Tensor ranks = batch.output(x, {}, ScalarType::Int);
@@ -122,11 +126,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> diagnose_cpu(const Tensor& x, double 
                                                         std::optional<int64_t> rank, bool center,
                                                         const std::string& solver) {
   const char* op = "diagnose";
-  check_features(op, x, 2, 3, "[B, N, D] or [N, D]");
-  const Batch batch(x);
-  check_side(op, batch.tokens, batch.features);
-  const Options options = check_options(op, variance, rank, center, solver,
-                                        std::min(batch.tokens, batch.features), "min(N, D)");
+  const Batch batch = checked_batch(op, x);
+  const Options options =
+      check_options(op, variance, rank, center, solver, batch.rank_limit(), "min(N, D)");
 
   const Tensor scores = batch.output(x, {batch.tokens}, score_dtype(x));
   const Tensor ranks = batch.output(x, {}, ScalarType::Int);
@@ -148,12 +150,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_cpu(const Tensor& x, int64_t ke
                                                      const std::string& solver,
                                                      const std::string& select) {
   const char* op = "prune";
-  check_features(op, x, 2, 3, "[B, N, D] or [N, D]");
-  const Batch batch(x);
-  check_side(op, batch.tokens, batch.features);
+  const Batch batch = checked_batch(op, x);
   check_keep(op, "keep", keep, batch.tokens);
-  const Options options = check_options(op, variance, rank, center, solver,
-                                        std::min(batch.tokens, batch.features), "min(N, D)");
+  const Options options =
+      check_options(op, variance, rank, center, solver, batch.rank_limit(), "min(N, D)");
   check_select(op, select);
 
   const Tensor tokens = batch.output(x, {keep, batch.features}, x.scalar_type());
@@ -176,13 +176,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> prune_adaptive_cpu(
     const Tensor& x, int64_t max_keep, double coverage, double variance,
     std::optional<int64_t> rank, bool center, const std::string& solver) {
   const char* op = "prune_adaptive";
-  check_features(op, x, 2, 3, "[B, N, D] or [N, D]");
-  const Batch batch(x);
-  check_side(op, batch.tokens, batch.features);
+  const Batch batch = checked_batch(op, x);
   check_keep(op, "max_keep", max_keep, batch.tokens);
   check_coverage(op, coverage);
-  const Options options = check_options(op, variance, rank, center, solver,
-                                        std::min(batch.tokens, batch.features), "min(N, D)");
+  const Options options =
+      check_options(op, variance, rank, center, solver, batch.rank_limit(), "min(N, D)");
 
   const Tensor tokens = batch.output(x, {max_keep, batch.features}, x.scalar_type());
   const Tensor indices = batch.output(x, {max_keep}, ScalarType::Long);

@@ -20,8 +20,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <optional>
 
 namespace svdprune::cpu {
 

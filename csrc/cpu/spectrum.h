@@ -22,8 +22,8 @@ struct Spectrum {
   std::vector<T> eigenvalues;  // [r], descending
   std::unique_ptr<T[]> storage;
   T* basis;             // [n, columns], column-major, in `storage`
-  int64_t columns;      // r: column j belongs to eigenvalues[j]
-  bool complement;      // tokens' side only: the n - r other eigenvectors, as they are fewer
+  int64_t columns;      // r, column j belonging to eigenvalues[j]; n - r for a complement
+  bool complement;      // tokens' side only: basis is the other eigenvectors, as they are fewer
   Transform transform;  // of the features, as in Gram
   int64_t steps;        // of the tridiagonalisation that were taken; n for "eigh"
   Solver solver;        // that ran

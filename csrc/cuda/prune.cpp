@@ -86,10 +86,6 @@ class Call {
   cudaStream_t stream_;
 };
 
-ScalarType score_dtype(const Tensor& x) {
-  return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
 // Raises, after waiting, what the kernels could only mark. For finding an error, not for service.
 void debug_check(const Call& call, const Tensor& ranks, int64_t images, bool batched) {
   static const bool enabled = std::getenv("SVDPRUNE_DEBUG_SYNC") != nullptr;
