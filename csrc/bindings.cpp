@@ -1,12 +1,14 @@
 // The pybind11 module _native: facts of the build, and CPU stages for unit tests on NumPy arrays.
 // Nothing on the way of the ops passes through here.
 
+#include "cpu/for_each_image.h"
 #include "cpu/gather.h"
 #include "cpu/gram.h"
 #include "cpu/leverage.h"
 #include "cpu/select.h"
 #include "cpu/spectrum.h"
-#include "cpu/tridiagonal_eigen.h"
+#include "cpu/tridiagonal_eigenvalues.h"
+#include "cpu/tridiagonal_eigenvectors.h"
 #include "cpu/tridiagonalise.h"
 
 #include "build_info.h"
@@ -49,7 +51,8 @@ svdprune::Image image_of(const Matrix& x) {
 // The full symmetric Gram matrix of x [N, D], on the tokens' or the features' side.
 Matrix gram(const Matrix& x, bool tokens_side, bool center) {
   const auto side = tokens_side ? svdprune::cpu::Side::kTokens : svdprune::cpu::Side::kFeatures;
-  const auto result = svdprune::cpu::gram<float>(image_of(x), side, center);
+  svdprune::cpu::Crew crew;
+  const auto result = svdprune::cpu::gram<float>(crew, image_of(x), side, center);
   Matrix full({result.n, result.n});
   for (int64_t j = 0; j < result.n; ++j) {
     for (int64_t i = j; i < result.n; ++i) {
@@ -66,8 +69,10 @@ py::tuple spectrum(const Matrix& x, double variance) {
   svdprune::Options options;
   options.variance = variance;
   options.solver = svdprune::Solver::kEigh;
+  svdprune::cpu::Crew crew;
   const auto result = svdprune::cpu::spectrum(
-      svdprune::cpu::gram<float>(image, svdprune::cpu::smaller_side(image), false), options);
+      crew, svdprune::cpu::gram<float>(crew, image, svdprune::cpu::smaller_side(image), false),
+      options);
   Vector eigenvalues(result.rank);
   Matrix basis({result.n, result.rank});
   for (int64_t j = 0; j < result.rank; ++j) {
@@ -85,10 +90,24 @@ py::tuple tridiagonalise(const Matrix& a, int64_t most) {
     throw py::value_error("a must be [n, n]");
   }
   std::vector<float> work(a.data(), a.data() + a.size());
+  svdprune::cpu::Crew crew;
   const auto result = svdprune::cpu::tridiagonalise<float>(
-      a.shape(0), work.data(), {most}, [](const auto&, const auto&) { return true; });
+      crew, a.shape(0), work.data(), {most}, [](const auto&, const auto&) { return true; });
   return py::make_tuple(Doubles(result.steps, result.diagonal.data()),
                         Doubles(result.steps, result.coupling.data()), result.steps);
+}
+
+// Whether symmetric a [n, n] is found to have no eigenvalue above `limit`.
+bool lies_below(const Matrix& a, double limit) {
+  if (a.ndim() != 2 || a.shape(0) != a.shape(1)) {
+    throw py::value_error("a must be [n, n]");
+  }
+  const int64_t n = a.shape(0);
+  std::vector<float> work(a.data(), a.data() + a.size()), no_update(n, 0);
+  svdprune::cpu::Crew crew;
+  const svdprune::cpu::SymmetricSweep<float> sweep(crew, n, work.data());
+  return svdprune::cpu::Remainder<float>(sweep, 0, no_update.data(), no_update.data())
+      .lies_below(limit);
 }
 
 // Eigenvalues [n], descending, and eigenvectors [n, n] of a symmetric tridiagonal matrix.
@@ -99,7 +118,8 @@ py::tuple tridiagonal_eigen(const Doubles& diagonal, const Doubles& coupling) {
   }
   const std::vector<double> d(diagonal.data(), diagonal.data() + n);
   const std::vector<double> c(coupling.data(), coupling.data() + n);
-  const std::vector<double> values = svdprune::cpu::tridiagonal_eigenvalues(d, c);
+  svdprune::cpu::Crew crew;
+  const std::vector<double> values = svdprune::cpu::tridiagonal_eigenvalues(crew, d, c);
   constexpr int64_t kLanes = svdprune::cpu::kLanes;
   Doubles vectors({n, n});
   std::vector<double> lanes(n * kLanes);
@@ -152,27 +172,26 @@ py::dict stage_times(const Matrix& x, int64_t keep, double variance) {
   std::vector<int64_t> indices(keep);
   std::vector<float> tokens(keep * image.features);
 
-  const auto start = Clock::now();
-  auto gram = cpu::gram<float>(image, cpu::smaller_side(image), false);
-  const auto after_gram = Clock::now();
-  const auto spectrum = cpu::spectrum(std::move(gram), options);
-  const auto after_spectrum = Clock::now();
-  cpu::leverage(image, spectrum, scores.data());
-  const auto after_leverage = Clock::now();
-  cpu::select_topk(scores.data(), image.tokens, keep, indices.data());
-  const auto after_select = Clock::now();
-  cpu::gather(image, indices.data(), keep, tokens.data());
-  const auto after_gather = Clock::now();
-
-  const auto seconds = [](auto from, auto to) {
-    return std::chrono::duration<double>(to - from).count();
-  };
+  const char* names[] = {"gram", "spectrum", "leverage", "select", "gather"};
+  Clock::time_point ends[6];
+  cpu::for_each_image("stage_times", 1, false, true, [&](int64_t, cpu::Crew& crew) {
+    auto* end = ends;
+    *end++ = Clock::now();
+    auto gram = cpu::gram<float>(crew, image, cpu::smaller_side(image), false);
+    *end++ = Clock::now();
+    const auto spectrum = cpu::spectrum(crew, std::move(gram), options);
+    *end++ = Clock::now();
+    cpu::leverage(image, spectrum, scores.data());
+    *end++ = Clock::now();
+    cpu::select_topk(scores.data(), image.tokens, keep, indices.data());
+    *end++ = Clock::now();
+    cpu::gather(image, indices.data(), keep, tokens.data());
+    *end++ = Clock::now();
+  });
   py::dict times;
-  times["gram"] = seconds(start, after_gram);
-  times["spectrum"] = seconds(after_gram, after_spectrum);
-  times["leverage"] = seconds(after_spectrum, after_leverage);
-  times["select"] = seconds(after_leverage, after_select);
-  times["gather"] = seconds(after_select, after_gather);
+  for (int stage = 0; stage < 5; ++stage) {
+    times[names[stage]] = std::chrono::duration<double>(ends[stage + 1] - ends[stage]).count();
+  }
   return times;
 }
 
@@ -186,6 +205,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("rank_for_variance", &rank_for_variance, py::arg("eigenvalues"), py::arg("variance"),
         py::arg("total"));
   m.def("tridiagonalise", &tridiagonalise, py::arg("a"), py::arg("most"));
+  m.def("lies_below", &lies_below, py::arg("a"), py::arg("limit"));
   m.def("tridiagonal_eigen", &tridiagonal_eigen, py::arg("diagonal"), py::arg("coupling"));
   m.def("select_topk", &select_topk, py::arg("scores"), py::arg("keep"));
   m.def("select_coverage", &select_coverage, py::arg("scores"), py::arg("max_keep"),

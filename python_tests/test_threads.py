@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from samples import gaussian
+from samples import gaussian, power_law
 
 import svdprune_ext as svdprune
 
@@ -44,6 +44,41 @@ def test_number_of_threads_changes_nothing(shape):
         assert torch.equal(other.indices, results[0].indices)
         assert torch.equal(other.tokens, results[0].tokens)
         torch.testing.assert_close(other.scores, results[0].scores, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_the_parts_of_an_image_are_the_same_for_any_number_of_threads(images):
+    # Large enough for every phase to have several parts; one is flat, and is reduced to the end.
+    decay = power_law(300, 2.0).float()[:, None]
+    x = torch.stack([gaussian(300, 400), decay * gaussian(300, 400)])
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for n in (1, 2, 3, 8):
+            torch.set_num_threads(n)
+            results.append([svdprune.leverage_scores(b) for b in x.split(images)])
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        for got, expected in zip(other, results[0], strict=True):
+            assert torch.equal(got.scores, expected.scores)
+            assert torch.equal(got.rank, expected.rank)
+
+
+def test_an_image_gets_no_thread_where_the_pool_is_taken():
+    # Autograd's and DataLoader's threads may run an op inside a parallel region, where the pool runs all
+    # slots one after the other.
+    script = """
+import torch, svdprune_ext
+torch.set_num_threads(4)
+x = torch.randn(300, 400, generator=torch.Generator().manual_seed(0))
+expected = svdprune_ext.prune(x, 9).indices
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor(8) as pool:
+    for got in pool.map(lambda _: svdprune_ext.prune(x, 9).indices, range(200)):
+        assert torch.equal(got, expected)
+"""
+    run(script)
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -68,6 +68,10 @@ def matrices():
     yield "split", np.arange(12.0), np.array([1.0, 0, 2, 0, 0, 1, 1, 0, 3, 1, 1, 9])
     yield "one", np.array([3.0]), np.array([7.0])
     yield "zero", np.zeros(5), np.zeros(5)
+    yield "large", rng.normal(size=300), rng.normal(size=300)
+    yield "equal", np.ones(70), np.zeros(70)
+    yield "glued", np.tile(np.abs(np.arange(21) - 10.0), 9), np.tile([1.0] * 20 + [1e-9], 9)
+    yield "low rank", np.r_[rng.uniform(1, 2, 9), np.zeros(240)], np.r_[np.ones(8), np.zeros(241)]
     yield "huge", rng.normal(size=20) * 1e120, rng.normal(size=20) * 1e120
 
 
@@ -84,6 +88,37 @@ def test_tridiagonal_eigenpairs(diagonal, coupling):
     gaps = -np.diff(values)
     for j in np.flatnonzero(gaps > 1e-3 * size):
         assert abs(vectors[:, j] @ vectors[:, j + 1]) < 1e-10
+
+
+def hidden(n, eigenvalues, seed=0):
+    """A matrix with the given leading eigenvalues above a bulk in [0, 0.5]."""
+    values = np.r_[eigenvalues, np.linspace(0, 0.5, n - len(eigenvalues))]
+    q, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(n, n)))
+    return (q * values) @ q.T
+
+
+@pytest.mark.parametrize("n", [2, 3, 9, 40, 300])
+def test_a_matrix_without_large_eigenvalues_is_recognised(n):
+    a = hidden(n, [])
+    assert native.lies_below(a, 1.0)
+    assert not native.lies_below(a, 0.499)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_hidden_eigenvalue_is_found_by_the_probe(seed):
+    a = hidden(300, [1.01], seed=seed)
+    assert np.sqrt((a**2).sum()) > 2  # the bound from trace and norm does not settle it
+    assert not native.lies_below(a, 1.0)
+    assert native.lies_below(a, 1.5)
+
+
+@pytest.mark.parametrize("token", [0, 7, 299])
+def test_a_hidden_eigenvector_in_one_token_is_found(token):
+    a = hidden(300, [])
+    a[token], a[:, token] = 0, 0
+    a[token, token] = 1.01
+    assert not native.lies_below(a, 1.0)
+    assert native.lies_below(a, 1.1)
 
 
 @pytest.mark.parametrize("part", range(10))

@@ -1,6 +1,7 @@
 // Stage 1 of 5, Gram: X X^T (N x N) or X^T X (D x D).
 #pragma once
 
+#include "crew.h"
 #include "pack.h"
 
 #include <memory>
@@ -24,6 +25,6 @@ struct Gram {
 
 // Throws NotFinite when x holds NaN or Inf, which the trace shows without a pass of its own.
 template <class T>
-Gram<T> gram(const Image& image, Side side, bool center);
+Gram<T> gram(Crew& crew, const Image& image, Side side, bool center);
 
 }  // namespace svdprune::cpu

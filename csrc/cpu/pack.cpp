@@ -39,12 +39,12 @@ constexpr ScalarType kScalarType =
 
 template <class T>
 void pack(const Image& image, const Transform& transform, int64_t first_token, int64_t tokens,
-          int64_t first_feature, int64_t features, T* out) {
+          int64_t first_feature, int64_t features, T* out, int64_t ld) {
   with_data(image, [&](const auto* data) {
     for (int64_t i = 0; i < tokens; ++i) {
       const auto* row =
           data + (first_token + i) * image.token_stride + first_feature * image.feature_stride;
-      T* out_row = out + i * features;
+      T* out_row = out + i * ld;
       if (transform.identity()) {
         for (int64_t j = 0; j < features; ++j) {
           out_row[j] = static_cast<T>(row[j * image.feature_stride]);
@@ -103,8 +103,10 @@ double largest_magnitude(const Image& image, const Transform& transform) {
   return largest;
 }
 
-template void pack(const Image&, const Transform&, int64_t, int64_t, int64_t, int64_t, float*);
-template void pack(const Image&, const Transform&, int64_t, int64_t, int64_t, int64_t, double*);
+template void pack(const Image&, const Transform&, int64_t, int64_t, int64_t, int64_t, float*,
+                   int64_t);
+template void pack(const Image&, const Transform&, int64_t, int64_t, int64_t, int64_t, double*,
+                   int64_t);
 template const float* direct(const Image&, const Transform&);
 template const double* direct(const Image&, const Transform&);
 

@@ -23,10 +23,10 @@ struct Transform {
   }
 };
 
-// out [tokens, features], row-major: the transformed features of a block of the image.
+// out [tokens, features], its rows `ld` apart: the transformed features of a block of the image.
 template <class T>
 void pack(const Image& image, const Transform& transform, int64_t first_token, int64_t tokens,
-          int64_t first_feature, int64_t features, T* out);
+          int64_t first_feature, int64_t features, T* out, int64_t ld);
 
 // The features themselves when they can be read as a row-major matrix of T, else nullptr.
 template <class T>

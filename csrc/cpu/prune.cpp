@@ -1,16 +1,13 @@
 // The CPU backend's way from a dispatched call to the five stages and back: check, then for each
-// image gram -> spectrum -> leverage -> select -> gather. Images run in parallel on torch's pool,
-// and a single image leaves the threads to BLAS.
+// image gram -> spectrum -> leverage -> select -> gather.
 
+#include "for_each_image.h"
 #include "gather.h"
-#include "pack.h"
 #include "score.h"
 #include "select.h"
-
-#include "../prune_args.h"
+#include "spectrum.h"
 
 #include <algorithm>
-#include <exception>
 
 namespace svdprune::cpu {
 
@@ -74,36 +71,9 @@ void set(const Tensor& t, int64_t b, int64_t value) {
   *reinterpret_cast<int32_t*>(row(t, b)) = static_cast<int32_t>(value);
 }
 
-// Runs work(b) for every image, in parallel. An exception may not cross torch's thread pool: the
-// first image's is kept and thrown again here, with the image named where x is to blame.
-template <class F>
-void for_each_image(const char* op, int64_t images, bool batched, const F& work) {
-  std::vector<std::exception_ptr> errors(images);
-  const auto guarded = [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      try {
-        work(b);
-      } catch (...) {
-        errors[b] = std::current_exception();
-      }
-    }
-  };
-  if (images == 1) {
-    guarded(0, 1);  // outside a parallel region, so that BLAS may use every thread
-  } else {
-    torch::stable::parallel_for(0, images, 1, guarded);
-  }
-  for (int64_t b = 0; b < images; ++b) {
-    if (!errors[b]) {
-      continue;
-    }
-    try {
-      std::rethrow_exception(errors[b]);
-    } catch (const NotFinite&) {
-      const std::string name = batched ? "image " + std::to_string(b) + " of x" : "x";
-      refuse(op, "x must be finite, got NaN or Inf in ", name);
-    }
-  }
+// Whether an image's work is divided between threads here, or within LAPACK.
+bool divides(const Options& options, const Tensor& x) {
+  return takes_tridiag(options, x.scalar_type() == ScalarType::Double);
 }
 
 std::tuple<Tensor, Tensor> leverage_scores_cpu(const Tensor& x, double variance,
@@ -116,8 +86,8 @@ std::tuple<Tensor, Tensor> leverage_scores_cpu(const Tensor& x, double variance,
 
   const Tensor scores = batch.output(x, {batch.tokens}, score_dtype(x));
   const Tensor ranks = batch.output(x, {}, ScalarType::Int);
-  for_each_image(op, batch.images, batch.batched, [&](int64_t b) {
-    set(ranks, b, score_image(batch.image(b), options, row(scores, b * batch.tokens)).rank);
+  for_each_image(op, batch.images, batch.batched, divides(options, x), [&](int64_t b, Crew& crew) {
+    set(ranks, b, score_image(crew, batch.image(b), options, row(scores, b * batch.tokens)).rank);
   });
   return {scores, ranks};
 }
@@ -135,8 +105,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> diagnose_cpu(const Tensor& x, double 
   const Tensor steps = batch.output(x, {}, ScalarType::Int);
   const Tensor sizes = batch.output(x, {}, ScalarType::Int);
   const Tensor solvers = batch.output(x, {}, ScalarType::Int);
-  for_each_image(op, batch.images, batch.batched, [&](int64_t b) {
-    const Solved solved = score_image(batch.image(b), options, row(scores, b * batch.tokens));
+  for_each_image(op, batch.images, batch.batched, divides(options, x), [&](int64_t b, Crew& crew) {
+    const Solved solved = score_image(crew, batch.image(b), options, row(scores, b * batch.tokens));
     set(ranks, b, solved.rank);
     set(steps, b, solved.steps);
     set(sizes, b, solved.size);
@@ -160,11 +130,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_cpu(const Tensor& x, int64_t ke
   const Tensor indices = batch.output(x, {keep}, ScalarType::Long);
   const Tensor scores = batch.output(x, {batch.tokens}, score_dtype(x));
   const Tensor ranks = batch.output(x, {}, ScalarType::Int);
-  for_each_image(op, batch.images, batch.batched, [&](int64_t b) {
+  for_each_image(op, batch.images, batch.batched, divides(options, x), [&](int64_t b, Crew& crew) {
     const Image image = batch.image(b);
     void* image_scores = row(scores, b * batch.tokens);
     int64_t* kept = reinterpret_cast<int64_t*>(row(indices, b * keep));
-    set(ranks, b, score_image(image, options, image_scores).rank);
+    set(ranks, b, score_image(crew, image, options, image_scores).rank);
     with_scores(score_dtype(x), image_scores,
                 [&](const auto* s) { select_topk(s, batch.tokens, keep, kept); });
     gather(image, kept, keep, row(tokens, b * keep * batch.features));
@@ -187,11 +157,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> prune_adaptive_cpu(
   const Tensor counts = batch.output(x, {}, ScalarType::Int);
   const Tensor scores = batch.output(x, {batch.tokens}, score_dtype(x));
   const Tensor ranks = batch.output(x, {}, ScalarType::Int);
-  for_each_image(op, batch.images, batch.batched, [&](int64_t b) {
+  for_each_image(op, batch.images, batch.batched, divides(options, x), [&](int64_t b, Crew& crew) {
     const Image image = batch.image(b);
     void* image_scores = row(scores, b * batch.tokens);
     int64_t* kept = reinterpret_cast<int64_t*>(row(indices, b * max_keep));
-    set(ranks, b, score_image(image, options, image_scores).rank);
+    set(ranks, b, score_image(crew, image, options, image_scores).rank);
     set(counts, b, with_scores(score_dtype(x), image_scores, [&](const auto* s) {
           return select_coverage(s, batch.tokens, max_keep, coverage, kept);
         }));
@@ -220,7 +190,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_varlen_cpu(
   const Tensor indices = new_empty(x, {total_keep}, ScalarType::Long);
   const Tensor scores = new_empty(x, {packed.tokens}, score_dtype(x));
   const Tensor ranks = new_empty(x, {images}, ScalarType::Int);
-  for_each_image(op, images, true, [&](int64_t b) {
+  for_each_image(op, images, true, divides(options, x), [&](int64_t b, Crew& crew) {
     Image image = packed.first;
     image.tokens = first_token[b + 1] - first_token[b];
     image.data = static_cast<const char*>(image.data) +
@@ -232,7 +202,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_varlen_cpu(
     }
     void* image_scores = row(scores, first_token[b]);
     int64_t* kept = reinterpret_cast<int64_t*>(row(indices, first_kept[b]));
-    set(ranks, b, score_image(image, own, image_scores).rank);
+    set(ranks, b, score_image(crew, image, own, image_scores).rank);
     with_scores(score_dtype(x), image_scores,
                 [&](const auto* s) { select_topk(s, image.tokens, keep, kept); });
     gather(image, kept, keep, row(tokens, first_kept[b] * packed.features));

@@ -1,6 +1,8 @@
 // Stages 1 to 3 for one image, with the fallbacks between them.
 #pragma once
 
+#include "crew.h"
+
 #include "../image.h"
 
 namespace svdprune::cpu {
@@ -14,6 +16,6 @@ struct Solved {
 };
 
 // scores [N]: float64 for a float64 image, float32 for all others. Throws NotFinite.
-Solved score_image(const Image& image, const Options& options, void* scores);
+Solved score_image(Crew& crew, const Image& image, const Options& options, void* scores);
 
 }  // namespace svdprune::cpu

@@ -9,13 +9,14 @@
 //  (ii)  ||e_m z_last,1..r|| < eps (theta_r - theta_r+1): the residual over the gap bounds the
 //        sine of the angle between the subspaces (Davis, Kahan 1970), and with it the error of any
 //        leverage;
-//  (iii) a bound on R's largest eigenvalue, plus e_m, is below theta_r: no eigenvalue above theta_r
-//        hides in R. It is taken of R itself; ||G||_F^2 - ||T_m||_F^2 would cancel.
+//  (iii) R has no eigenvalue above theta_r - e_m, so none of G's above theta_r hides there; see
+//        Note [hidden eigenvalues].
 // At m = n all hold with nothing left over, so a spectrum without a gap gets the full reduction.
 
 #include "blas.h"
 #include "spectrum.h"
-#include "tridiagonal_eigen.h"
+#include "tridiagonal_eigenvalues.h"
+#include "tridiagonal_eigenvectors.h"
 #include "tridiagonalise.h"
 
 #include <algorithm>
@@ -27,10 +28,11 @@ namespace {
 
 constexpr int64_t kFirstCheck = 16;
 constexpr double kCheckGrowth = 1.25;
-constexpr double kLastCheck = 0.5;    // of n: past it, going on to the end costs less than failing
-constexpr double kClusterGap = 1e-5;  // of the largest eigenvalue
-constexpr double kNarrowGap = 5e-4;   // of the largest eigenvalue
-constexpr double kMostOverlap = 0.9999;  // cosine with a cluster's earlier vectors
+constexpr double kLastCheck = 0.5;  // of n: past it, going on to the end costs less than failing
+constexpr int64_t kColumnsPerPart = 112;  // of the back-transform
+constexpr double kClusterGap = 1e-5;      // of the largest eigenvalue
+constexpr double kNarrowGap = 5e-4;       // of the largest eigenvalue
+constexpr double kMostOverlap = 0.9999;   // cosine with a cluster's earlier vectors
 
 // eps of the certificate: well under the accuracy promised for the scores.
 template <class T>
@@ -65,8 +67,8 @@ double residual_square(const std::vector<double>& diagonal, const std::vector<do
 
 // Parts (i) to (iii), cheapest first.
 template <class T>
-bool certified(const Tridiagonal<T>& reduced, const Remainder<T>& remainder, double trace,
-               const Options& options) {
+bool certified(Crew& crew, const Tridiagonal<T>& reduced, const Remainder<T>& remainder,
+               double trace, const Options& options) {
   const int64_t m = reduced.steps;
   double captured = 0;
   for (const double value : reduced.diagonal) {
@@ -75,10 +77,8 @@ bool certified(const Tridiagonal<T>& reduced, const Remainder<T>& remainder, dou
   if (!options.rank && captured < options.variance * trace) {
     return false;
   }
-  const std::vector<double> ritz = tridiagonal_eigenvalues(reduced.diagonal, reduced.coupling);
-  if (ritz.empty()) {
-    return false;
-  }
+  const std::vector<double> ritz =
+      tridiagonal_eigenvalues(crew, reduced.diagonal, reduced.coupling);
   const int64_t rank =
       options.rank.value_or(rank_for_variance(ritz.data(), m, options.variance, trace));
   if (rank >= m) {
@@ -87,20 +87,19 @@ bool certified(const Tridiagonal<T>& reduced, const Remainder<T>& remainder, dou
   const double coupling = std::fabs(reduced.coupling.back());
   const double limit = std::pow(kTolerance<T> * (ritz[rank - 1] - ritz[rank]), 2);
   return residual_square(reduced.diagonal, reduced.coupling, ritz, rank, limit) < limit &&
-         remainder.largest_eigenvalue_bound() + coupling < ritz[rank - 1];
+         remainder.lies_below(ritz[rank - 1] - coupling);
 }
 
-// Takes a cluster's earlier vectors, columns of basis [n, j], out of unit z [m]. False if hardly
-// anything is left.
+// Takes the cluster's earlier vectors, columns of basis [n, j], out of unit column j, whose leading `m` rows
+// count. False if hardly anything is left.
 template <class T>
-bool separate(const std::vector<double>& eigenvalues, int64_t first, int64_t j, int64_t n,
-              const T* basis, std::vector<double>& z) {
-  const int64_t m = z.size();
-  const double cluster = kClusterGap * eigenvalues[0];
-  for (int64_t i = j - 1; i >= 0; --i) {
-    if (eigenvalues[first + i] - eigenvalues[first + j] >= cluster) {
-      break;
-    }
+bool separate(const double* eigenvalues, double cluster, int64_t j, int64_t m, int64_t n,
+              T* basis) {
+  if (j == 0 || eigenvalues[j - 1] - eigenvalues[j] >= cluster) {
+    return true;
+  }
+  std::vector<double> z(basis + j * n, basis + j * n + m);
+  for (int64_t i = j - 1; i >= 0 && eigenvalues[i] - eigenvalues[j] < cluster; --i) {
     const T* earlier = basis + i * n;
     double overlap = 0;
     for (int64_t k = 0; k < m; ++k) {
@@ -118,38 +117,62 @@ bool separate(const std::vector<double>& eigenvalues, int64_t first, int64_t j, 
       z[k] /= std::sqrt(left);
     }
   }
+  std::copy(z.begin(), z.end(), basis + j * n);
   return true;
 }
 
-// Eigenvectors of T_m for eigenvalues first .. first + count (descending) as the leading rows of
-// basis [n, count], zeros below. Throws NotSeparated.
+// Eigenvectors of T_m for `count` eigenvalues (descending, the first among `eigenvalues` being `first`), as the
+// leading rows of basis [n, count], zeros below. Throws NotSeparated.
 template <class T>
-void eigenvectors(const Tridiagonal<T>& reduced, const std::vector<double>& eigenvalues,
-                  int64_t first, int64_t count, int64_t n, T* basis) {
+void tridiagonal_basis(Crew& crew, const Tridiagonal<T>& reduced,
+                       const std::vector<double>& eigenvalues, int64_t first, int64_t count,
+                       int64_t n, T* basis) {
   const int64_t m = reduced.steps;
-  std::vector<double> lanes(m * kLanes), z(m);
-  for (int64_t j = 0; j < count; ++j) {
-    const int64_t lane = j % kLanes;
-    if (lane == 0) {
+  const int64_t groups = (count + kLanes - 1) / kLanes;
+  const int parts = static_cast<int>(std::min<int64_t>(groups, Crew::kMostParts));
+  std::vector<double> lanes(parts * m * kLanes);
+  crew.phase(parts, [&](int part) {
+    double* z = lanes.data() + part * m * kLanes;
+    for (int64_t j = part * kLanes; j < count; j += parts * kLanes) {
+      const int64_t some = std::min(kLanes, count - j);
       tridiagonal_eigenvectors(reduced.diagonal, reduced.coupling, eigenvalues.data() + first + j,
-                               std::min(kLanes, count - j), lanes.data());
+                               some, z);
+      for (int64_t lane = 0; lane < some; ++lane) {
+        T* column = basis + (j + lane) * n;
+        for (int64_t k = 0; k < m; ++k) {
+          column[k] = static_cast<T>(z[k * kLanes + lane]);
+        }
+        std::fill(column + m, column + n, T(0));
+      }
     }
-    for (int64_t k = 0; k < m; ++k) {
-      z[k] = lanes[k * kLanes + lane];
-    }
-    if (!separate(eigenvalues, first, j, n, basis, z)) {
+  });
+  const double cluster = kClusterGap * eigenvalues[0];
+  for (int64_t j = 0; j < count; ++j) {
+    if (!separate(eigenvalues.data() + first, cluster, j, m, n, basis)) {
       throw NotSeparated();
     }
-    T* column = basis + j * n;
-    std::transform(z.begin(), z.end(), column, [](double value) { return static_cast<T>(value); });
-    std::fill(column + m, column + n, T(0));
   }
+}
+
+// Eigenvectors of G for the same eigenvalues: basis [n, count].
+template <class T>
+void eigenvectors(Crew& crew, const Tridiagonal<T>& reduced, const T* reflectors,
+                  const std::vector<double>& eigenvalues, int64_t first, int64_t count, int64_t n,
+                  T* basis) {
+  tridiagonal_basis(crew, reduced, eigenvalues, first, count, n, basis);
+  const int64_t parts = (count + kColumnsPerPart - 1) / kColumnsPerPart;
+  const int tasks = static_cast<int>(std::min<int64_t>(parts, Crew::kMostParts));
+  crew.phase(tasks, [&](int part) {
+    const int64_t begin = part * count / tasks, end = (part + 1) * count / tasks;
+    apply_reflectors(n, end - begin, reduced.steps - 1, reflectors, reduced.tau.data(),
+                     basis + begin * n);
+  });
 }
 
 // The eigenvectors at the cut, if it is so narrow that float32 may have mixed them.
 template <class T>
-Cut<T> narrow_cut(const Tridiagonal<T>& reduced, const std::vector<double>& ritz, int64_t rank,
-                  int64_t n, const T* reflectors) {
+Cut<T> narrow_cut(Crew& crew, const Tridiagonal<T>& reduced, const std::vector<double>& ritz,
+                  int64_t rank, int64_t n, const T* reflectors) {
   Cut<T> cut;
   if (sizeof(T) == sizeof(double) || rank >= static_cast<int64_t>(ritz.size())) {
     return cut;
@@ -161,25 +184,22 @@ Cut<T> narrow_cut(const Tridiagonal<T>& reduced, const std::vector<double>& ritz
   cut.eigenvalues[0] = ritz[rank - 1];
   cut.eigenvalues[1] = ritz[rank];
   cut.pair.resize(2 * n);
-  eigenvectors(reduced, ritz, rank - 1, 2, n, cut.pair.data());
-  apply_reflectors(n, 2, reduced.steps - 1, reflectors, reduced.tau.data(), cut.pair.data());
+  eigenvectors(crew, reduced, reflectors, ritz, rank - 1, 2, n, cut.pair.data());
   return cut;
 }
 
 }  // namespace
 
 template <class T>
-Spectrum<T> solve_tridiag(Gram<T> gram, const Options& options) {
+Spectrum<T> solve_tridiag(Crew& crew, Gram<T> gram, const Options& options) {
   const int64_t n = gram.n;
   const auto enough = [&](const Tridiagonal<T>& reduced, const Remainder<T>& remainder) {
-    return certified(reduced, remainder, gram.trace, options);
+    return certified(crew, reduced, remainder, gram.trace, options);
   };
   const Tridiagonal<T> reduced =
-      tridiagonalise<T>(n, gram.values.get(), check_steps(n, options), enough);
-  const std::vector<double> ritz = tridiagonal_eigenvalues(reduced.diagonal, reduced.coupling);
-  if (ritz.empty()) {
-    throw NotSeparated();
-  }
+      tridiagonalise<T>(crew, n, gram.values.get(), check_steps(n, options), enough);
+  const std::vector<double> ritz =
+      tridiagonal_eigenvalues(crew, reduced.diagonal, reduced.coupling);
   double total = gram.trace;
   if (reduced.steps == n) {
     total = 0;
@@ -197,8 +217,7 @@ Spectrum<T> solve_tridiag(Gram<T> gram, const Options& options) {
   const int64_t columns = complement ? n - rank : rank;
   std::unique_ptr<T[]> storage(new T[n * columns]);
   T* basis = storage.get();
-  eigenvectors(reduced, ritz, first, columns, n, basis);
-  apply_reflectors(n, columns, reduced.steps - 1, gram.values.get(), reduced.tau.data(), basis);
+  eigenvectors(crew, reduced, gram.values.get(), ritz, first, columns, n, basis);
   return Spectrum<T>{
       .side = gram.side,
       .n = n,
@@ -211,11 +230,11 @@ Spectrum<T> solve_tridiag(Gram<T> gram, const Options& options) {
       .transform = std::move(gram.transform),
       .steps = reduced.steps,
       .solver = Solver::kTridiag,
-      .cut = narrow_cut(reduced, ritz, rank, n, gram.values.get()),
+      .cut = narrow_cut(crew, reduced, ritz, rank, n, gram.values.get()),
   };
 }
 
-template Spectrum<float> solve_tridiag(Gram<float>, const Options&);
-template Spectrum<double> solve_tridiag(Gram<double>, const Options&);
+template Spectrum<float> solve_tridiag(Crew&, Gram<float>, const Options&);
+template Spectrum<double> solve_tridiag(Crew&, Gram<double>, const Options&);
 
 }  // namespace svdprune::cpu

@@ -17,22 +17,20 @@ int64_t rank_for_variance(const T* eigenvalues, int64_t n, double variance, doub
 }
 
 template <class T>
-Spectrum<T> spectrum(Gram<T> gram, const Options& options) {
+Spectrum<T> spectrum(Crew& crew, Gram<T> gram, const Options& options) {
   if (gram.trace == 0) {
     return Spectrum<T>{
         gram.side, gram.n,        0, {}, nullptr, nullptr, 0, false, std::move(gram.transform),
         0,         Solver::kAuto, {}};
   }
-  // Early stop and the float64 tridiagonal stage are made for a float32 Gram; a float64 one gets
-  // LAPACK's accuracy throughout unless asked otherwise.
-  const bool tridiag = options.solver == Solver::kTridiag ||
-                       (options.solver == Solver::kAuto && sizeof(T) == sizeof(float));
-  return tridiag ? solve_tridiag(std::move(gram), options) : solve_eigh(std::move(gram), options);
+  return takes_tridiag(options, sizeof(T) == sizeof(double))
+             ? solve_tridiag(crew, std::move(gram), options)
+             : solve_eigh(std::move(gram), options);
 }
 
 template int64_t rank_for_variance(const float*, int64_t, double, double);
 template int64_t rank_for_variance(const double*, int64_t, double, double);
-template Spectrum<float> spectrum(Gram<float>, const Options&);
-template Spectrum<double> spectrum(Gram<double>, const Options&);
+template Spectrum<float> spectrum(Crew&, Gram<float>, const Options&);
+template Spectrum<double> spectrum(Crew&, Gram<double>, const Options&);
 
 }  // namespace svdprune::cpu

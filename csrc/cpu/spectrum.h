@@ -35,16 +35,22 @@ struct NotSeparated : std::runtime_error {
   NotSeparated() : std::runtime_error("svdprune: eigenvectors of a multiple eigenvalue") {}
 };
 
+// The solver that spectrum() tries first. Early stop and the float64 tridiagonal stage are made for a
+// float32 Gram; a float64 one gets LAPACK's accuracy throughout unless asked otherwise.
+inline bool takes_tridiag(const Options& options, bool float64) {
+  return options.solver == Solver::kTridiag || (options.solver == Solver::kAuto && !float64);
+}
+
 // Consumes the Gram matrix. Throws NotSeparated (not for "eigh").
 template <class T>
-Spectrum<T> spectrum(Gram<T> gram, const Options& options);
+Spectrum<T> spectrum(Crew& crew, Gram<T> gram, const Options& options);
 
 // The solvers, for a Gram matrix that is not zero. Besides its memory "tridiag" takes [n, r]
 // numbers, and "eigh" 2 n^2.
 template <class T>
 Spectrum<T> solve_eigh(Gram<T> gram, const Options& options);
 template <class T>
-Spectrum<T> solve_tridiag(Gram<T> gram, const Options& options);
+Spectrum<T> solve_tridiag(Crew& crew, Gram<T> gram, const Options& options);
 
 // The smallest r whose leading eigenvalues hold at least `variance` of `total`; n + 1 when all [n]
 // do not. eigenvalues: descending. Negative ones, which are rounding, count as zero.

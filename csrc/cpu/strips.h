@@ -21,7 +21,7 @@ void for_each_strip(const Image& image, const Transform& transform, int64_t d, c
   for (int64_t i = 0; i < image.tokens; i += strip) {
     const int64_t rows = std::min(strip, image.tokens - i);
     if (!x) {
-      pack(image, transform, i, rows, 0, d, panel.data());
+      pack(image, transform, i, rows, 0, d, panel.data(), d);
     }
     gemm<T>('T', 'N', rows, columns, d, x ? x + i * ld : panel.data(), ld, basis, d, 0,
             product.data(), rows);

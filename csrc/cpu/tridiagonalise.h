@@ -16,6 +16,8 @@
 // the exact method.
 #pragma once
 
+#include "remainder.h"
+
 #include <cstdint>
 #include <functional>
 #include <vector>
@@ -32,23 +34,11 @@ struct Tridiagonal {
   std::vector<T> tau;            // [m]
 };
 
-// What remains of A after some steps, for a certificate that looks at it.
-template <class T>
-struct Remainder {
-  int64_t n, first;                // rows and columns first .. n
-  const T* a;                      // [n, n], lower triangle, pending update not applied
-  const T *pending_v, *pending_w;  // [n]
-
-  // A bound on the largest eigenvalue of R, of order k, from its trace t and ||R||_F = f (Wolkowicz, Styan
-  // 1980): t / k + sqrt((k - 1) / k (f^2 - t^2 / k)). Never above f, and below it for a flat spectrum.
-  double largest_eigenvalue_bound() const;
-};
-
 // Reduces a [n, n] (column-major, lower triangle) until `enough(tridiagonal, remainder)` says so,
 // asked at step m whenever m is in `checks` (ascending), or to the end.
 template <class T>
 Tridiagonal<T> tridiagonalise(
-    int64_t n, T* a, const std::vector<int64_t>& checks,
+    Crew& crew, int64_t n, T* a, const std::vector<int64_t>& checks,
     const std::function<bool(const Tridiagonal<T>&, const Remainder<T>&)>& enough);
 
 }  // namespace svdprune::cpu

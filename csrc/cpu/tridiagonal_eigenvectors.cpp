@@ -5,7 +5,7 @@
 // z_i downwards. The residual is |gamma_k| / ||z||, and for some k it is of the order of x's own
 // error.
 
-#include "tridiagonal_eigen.h"
+#include "tridiagonal_eigenvectors.h"
 
 #include "clones.h"
 
@@ -18,7 +18,6 @@ namespace svdprune::cpu {
 namespace {
 
 constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
-constexpr int kMaxIterations = 60;  // an eigenvalue; about 2 are needed
 
 double largest_entry(const std::vector<double>& diagonal, const std::vector<double>& coupling) {
   double largest = 0;
@@ -29,30 +28,6 @@ double largest_entry(const std::vector<double>& diagonal, const std::vector<doub
     }
   }
   return largest;
-}
-
-// One QL sweep on rows first..last of d and the squared couplings c2, with the given shift.
-void ql_sweep(std::vector<double>& d, std::vector<double>& c2, int64_t first, int64_t last,
-              double shift) {
-  double cosine = 1, sine = 0;
-  double gamma = d[last] - shift;
-  double p = gamma * gamma;
-  for (int64_t i = last - 1; i >= first; --i) {
-    const double square = c2[i];
-    const double r = p + square;
-    if (i + 1 < last) {
-      c2[i + 1] = sine * r;
-    }
-    const double old_cosine = cosine, old_gamma = gamma;
-    const double inverse = r == 0 ? 0 : 1 / r;
-    cosine = r == 0 ? 1 : p * inverse;
-    sine = square * inverse;
-    gamma = cosine * (d[i] - shift) - sine * old_gamma;
-    d[i + 1] = old_gamma + (d[i] - gamma);
-    p = cosine == 0 ? old_cosine * square : gamma * gamma / cosine;
-  }
-  c2[first] = sine * p;
-  d[first] = shift + gamma;
 }
 
 // The pivots from the top and from the bottom, [n, kLanes] each. A pivot of zero is replaced by a
@@ -133,38 +108,6 @@ SVDPRUNE_CLONES void substitute(int64_t n, const double* coupling, const int64_t
 }
 
 }  // namespace
-
-std::vector<double> tridiagonal_eigenvalues(std::vector<double> d,
-                                            const std::vector<double>& coupling) {
-  const int64_t n = d.size();
-  const double negligible = std::pow(kEpsilon * largest_entry(d, coupling), 2);
-  std::vector<double> c2(n, 0);
-  for (int64_t i = 0; i + 1 < n; ++i) {
-    c2[i] = coupling[i] * coupling[i];
-  }
-  for (int64_t first = 0; first < n; ++first) {
-    for (int iteration = 0;; ++iteration) {
-      int64_t last = first;
-      while (last + 1 < n && c2[last] > negligible) {
-        ++last;
-      }
-      if (last == first) {
-        break;
-      }
-      if (iteration == kMaxIterations) {
-        return {};
-      }
-      c2[last] = 0;
-      // Wilkinson's shift, from the 2 x 2 block at the top.
-      const double root = std::sqrt(c2[first]);
-      const double half = (d[first + 1] - d[first]) / (2 * root);
-      const double shift = d[first] - root / (half + std::copysign(std::hypot(half, 1), half));
-      ql_sweep(d, c2, first, last, shift);
-    }
-  }
-  std::sort(d.begin(), d.end(), std::greater<>());
-  return d;
-}
 
 void tridiagonal_eigenvectors(const std::vector<double>& diagonal,
                               const std::vector<double>& coupling, const double* eigenvalues,

@@ -1,0 +1,28 @@
+// The symmetric rank-k product of the Gram stage: G (+)= P P^T, lower triangle only.
+#pragma once
+
+#include "crew.h"
+
+#include <cstdint>
+#include <functional>
+
+namespace svdprune::cpu {
+
+constexpr int64_t kPanelDepth = 256;
+
+// Rows first .. first + count and columns k .. k + depth of P [n, K], as a panel [depth, width] that holds row
+// first + i in its column i. count <= width, depth <= kPanelDepth.
+struct PanelBlock {
+  int64_t first, count, k, depth, width;
+};
+
+// Writes a block to its panel, columns 0 .. count; called on several threads, must not throw.
+template <class T>
+using FillPanel = std::function<void(const PanelBlock& block, T* panel)>;
+
+// values [n, n], column-major: its lower triangle becomes that of P P^T, P [n, K]. Some of the upper triangle,
+// next to the diagonal, is overwritten.
+template <class T>
+void rank_k_product(Crew& crew, int64_t n, int64_t depth, const FillPanel<T>& fill, T* values);
+
+}  // namespace svdprune::cpu

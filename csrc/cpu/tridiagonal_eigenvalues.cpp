@@ -1,0 +1,195 @@
+// Note [Sturm]
+// p_i(x) = det(T_i - x I), T_i the leading i x i block, follows p_i+1 = (d_i - x) p_i - c_i-1^2 p_i-1, and the sign
+// changes in p_0, p_1, ..., p_n count the eigenvalues below x (Givens 1954). Carried without divisions a step
+// is one fused multiply-add deep; numbers of the order of 1 are kept by powers of two. The count tells
+// which eigenvalue lies where; once a bracket holds a single one, the value p_n at its ends leads
+// to it faster than halving (false position with the Illinois rule, Dowell and Jarratt 1971).
+
+#include "tridiagonal_eigenvalues.h"
+
+#include "clones.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+namespace svdprune::cpu {
+
+namespace {
+
+constexpr int64_t kPoints = 8;             // evaluated together, one a vector lane
+constexpr int64_t kRescale = 8;            // rows between rescalings: p shrinks by 2^-480 at most
+constexpr double kLeastSquare = 0x1p-120;  // stands for a coupling of zero, in units of the matrix
+constexpr double kWidth = 1e-15;           // of a final bracket, likewise
+constexpr int kFreeSteps = 12;  // of false position; from then on every other step halves
+
+// T scaled by a power of two such that its eigenvalues lie in [-1, 1].
+struct Scaled {
+  double scale;
+  std::vector<double> diagonal, square;  // square[i] = c_i-1^2
+};
+
+// p_n = mantissa 2^exponent at a point, and how many eigenvalues lie below it.
+struct Value {
+  double mantissa;
+  int64_t exponent, count;
+};
+
+Scaled scaled(const std::vector<double>& diagonal, const std::vector<double>& coupling) {
+  const size_t n = diagonal.size();
+  double bound = 0;
+  for (size_t i = 0; i < n; ++i) {
+    const double before = i > 0 ? std::fabs(coupling[i - 1]) : 0;
+    const double after = i + 1 < n ? std::fabs(coupling[i]) : 0;
+    bound = std::max(bound, std::fabs(diagonal[i]) + before + after);
+  }
+  int exponent = 0;
+  std::frexp(bound, &exponent);
+  Scaled t{std::ldexp(1.0, exponent), std::vector<double>(n), std::vector<double>(n, 0)};
+  for (size_t i = 0; i < n; ++i) {
+    t.diagonal[i] = diagonal[i] / t.scale;
+    if (i > 0) {
+      t.square[i] = std::max(std::pow(coupling[i - 1] / t.scale, 2), kLeastSquare);
+    }
+  }
+  return t;
+}
+
+SVDPRUNE_CLONES void evaluate(int64_t n, const double* diagonal, const double* square,
+                              const double* x, Value* values) {
+  double p[kPoints], before[kPoints];
+  int64_t exponents[kPoints] = {};
+  uint64_t changes[kPoints] = {};
+  std::fill_n(p, kPoints, 1);
+  std::fill_n(before, kPoints, 0);
+  for (int64_t begin = 0; begin < n; begin += kRescale) {
+    for (int64_t i = begin; i < std::min(begin + kRescale, n); ++i) {
+#pragma omp simd
+      for (int64_t lane = 0; lane < kPoints; ++lane) {
+        const double next = (diagonal[i] - x[lane]) * p[lane] - square[i] * before[lane];
+        changes[lane] += (std::bit_cast<uint64_t>(next) ^ std::bit_cast<uint64_t>(p[lane])) >> 63;
+        before[lane] = p[lane];
+        p[lane] = next;
+      }
+    }
+#pragma omp simd
+    for (int64_t lane = 0; lane < kPoints; ++lane) {
+      const double size = std::max(std::fabs(p[lane]), std::fabs(before[lane]));
+      const int64_t exponent = static_cast<int64_t>(std::bit_cast<uint64_t>(size) >> 52) - 1023;
+      const double factor = std::bit_cast<double>(static_cast<uint64_t>(1023 - exponent) << 52);
+      p[lane] *= factor;
+      before[lane] *= factor;
+      exponents[lane] += exponent;
+    }
+  }
+  for (int64_t lane = 0; lane < kPoints; ++lane) {
+    values[lane] = {p[lane], exponents[lane], static_cast<int64_t>(changes[lane])};
+  }
+}
+
+// An interval that holds eigenvalue `index` (ascending, from 0), on its way to a point.
+struct Bracket {
+  double low, high;
+  Value at_low, at_high;
+  int64_t index;
+  int steps = 0;
+  int last_side = 0;
+
+  bool done() const {
+    return high - low <= kWidth;
+  }
+
+  // The next point to look at: well inside, so that a root next to an end is closed in at once.
+  double point() {
+    ++steps;
+    const double middle = low + (high - low) / 2;
+    const bool single = at_low.count == index && at_high.count == index + 1;
+    if (!single || (steps > kFreeSteps && steps % 2 == 0)) {
+      return middle;
+    }
+    const int64_t exponent = std::clamp<int64_t>(at_high.exponent - at_low.exponent, -900, 900);
+    const double ratio = std::ldexp(at_high.mantissa / at_low.mantissa, static_cast<int>(exponent));
+    const double x = low + (high - low) / (1 - ratio);
+    return ratio < 0 ? std::clamp(x, low + kWidth / 2, high - kWidth / 2) : middle;
+  }
+
+  void narrow(double x, const Value& value) {
+    const int side = value.count <= index ? -1 : 1;
+    (side < 0 ? low : high) = x;
+    (side < 0 ? at_low : at_high) = value;
+    if (side == last_side) {
+      --(side < 0 ? at_high : at_low).exponent;
+    }
+    last_side = side;
+  }
+};
+
+// Brings up to kPoints brackets to their ends.
+void converge(const Scaled& t, Bracket* brackets, int64_t count) {
+  const int64_t n = t.diagonal.size();
+  double x[kPoints] = {};
+  Value values[kPoints];
+  while (!std::all_of(brackets, brackets + count, [](const Bracket& b) { return b.done(); })) {
+    for (int64_t lane = 0; lane < count; ++lane) {
+      x[lane] = brackets[lane].done() ? brackets[lane].low : brackets[lane].point();
+    }
+    evaluate(n, t.diagonal.data(), t.square.data(), x, values);
+    for (int64_t lane = 0; lane < count; ++lane) {
+      if (!brackets[lane].done()) {
+        brackets[lane].narrow(x[lane], values[lane]);
+      }
+    }
+  }
+}
+
+// Calls work(first) for first = 0, kPoints, ... below `count`, divided among the crew.
+template <class F>
+void in_groups(Crew& crew, int64_t count, const F& work) {
+  const int64_t groups = (count + kPoints - 1) / kPoints;
+  const int parts = static_cast<int>(std::min<int64_t>(groups, Crew::kMostParts));
+  crew.phase(parts, [&](int part) {
+    for (int64_t group = part; group < groups; group += parts) {
+      work(group * kPoints);
+    }
+  });
+}
+
+}  // namespace
+
+std::vector<double> tridiagonal_eigenvalues(Crew& crew, const std::vector<double>& diagonal,
+                                            const std::vector<double>& coupling) {
+  const Scaled t = scaled(diagonal, coupling);
+  const int64_t n = diagonal.size();
+  // A grid first, which all brackets start from: about one point an eigenvalue.
+  const int64_t points = (n + 2 + kPoints - 1) / kPoints * kPoints;
+  std::vector<double> grid(points);
+  std::vector<Value> at_grid(points);
+  for (int64_t i = 0; i < points; ++i) {
+    grid[i] = -1 + 2 * static_cast<double>(i) / static_cast<double>(points - 1);
+  }
+  in_groups(crew, points, [&](int64_t first) {
+    evaluate(n, t.diagonal.data(), t.square.data(), grid.data() + first, at_grid.data() + first);
+  });
+
+  std::vector<double> eigenvalues(n);
+  in_groups(crew, n, [&](int64_t first) {
+    const int64_t count = std::min(kPoints, n - first);
+    Bracket brackets[kPoints];
+    for (int64_t lane = 0; lane < count; ++lane) {
+      const int64_t index = first + lane;
+      const auto above = std::find_if(at_grid.begin() + 1, at_grid.end() - 1,
+                                      [=](const Value& v) { return v.count > index; });
+      const int64_t high = above - at_grid.begin();
+      brackets[lane] = {grid[high - 1], grid[high], at_grid[high - 1], at_grid[high], index};
+    }
+    converge(t, brackets, count);
+    for (int64_t lane = 0; lane < count; ++lane) {
+      const double middle = (brackets[lane].low + brackets[lane].high) / 2;
+      eigenvalues[n - 1 - first - lane] = t.scale * middle;
+    }
+  });
+  std::sort(eigenvalues.begin(), eigenvalues.end(), std::greater<>());
+  return eigenvalues;
+}
+
+}  // namespace svdprune::cpu
