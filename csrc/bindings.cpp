@@ -4,7 +4,9 @@
 #include "cpu/for_each_image.h"
 #include "cpu/gather.h"
 #include "cpu/gram.h"
+#include "cpu/interleave.h"
 #include "cpu/leverage.h"
+#include "cpu/rank_k.h"
 #include "cpu/select.h"
 #include "cpu/spectrum.h"
 #include "cpu/tridiagonal_eigenvalues.h"
@@ -28,6 +30,8 @@ using Matrix = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using Doubles = py::array_t<double, py::array::c_style | py::array::forcecast>;
 using Vector = py::array_t<float, py::array::c_style | py::array::forcecast>;
 
+constexpr const char* kInstructionSets[] = {"baseline", "avx2", "avx512"};
+
 py::dict build_info() {
   py::dict info;
   info["version"] = SVDPRUNE_VERSION;
@@ -36,6 +40,8 @@ py::dict build_info() {
   info["build_type"] = SVDPRUNE_BUILD_TYPE;
   info["torch_built_with"] = SVDPRUNE_TORCH_VERSION;
   info["torch_target"] = SVDPRUNE_TORCH_TARGET;
+  info["instruction_set"] =
+      kInstructionSets[static_cast<int>(svdprune::cpu::best_instruction_set())];
   info["cuda"] = static_cast<bool>(SVDPRUNE_WITH_CUDA);
   info["cuda_architectures"] = SVDPRUNE_CUDA_ARCHITECTURES;
   return info;
@@ -60,6 +66,31 @@ Matrix gram(const Matrix& x, bool tokens_side, bool center) {
     }
   }
   return full;
+}
+
+// Lower triangle of x x^T, x [n, k], by the kernel for an instruction set.
+Matrix rank_k(const Matrix& x, const std::string& set) {
+  namespace cpu = svdprune::cpu;
+  const auto found = std::find(std::begin(kInstructionSets), std::end(kInstructionSets), set);
+  const auto choice = static_cast<cpu::InstructionSet>(found - std::begin(kInstructionSets));
+  if (choice > cpu::best_instruction_set()) {
+    throw py::value_error("set must be one that this processor has");
+  }
+  const int64_t n = x.shape(0), depth = x.shape(1);
+  std::vector<float> product(n * n);
+  cpu::Crew crew;
+  const auto fill = [&](const cpu::PanelBlock& block, float* panel) {
+    cpu::interleave(x.data() + block.first * depth + block.k, block.count, depth, block.depth,
+                    panel, block.width);
+  };
+  cpu::rank_k_product<float>(crew, n, depth, fill, product.data(), choice);
+  Matrix lower({n, n});
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      lower.mutable_at(i, j) = j <= i ? product[i + j * n] : 0;
+    }
+  }
+  return lower;
 }
 
 // (eigenvalues [r] descending, basis [n, r]) of the Gram matrix of x, on its smaller side, by
@@ -201,6 +232,7 @@ PYBIND11_MODULE(_native, m) {
   m.doc() = "Build facts of svdprune_ext, and its CPU stages for unit tests.";
   m.def("build_info", &build_info);
   m.def("gram", &gram, py::arg("x"), py::arg("tokens_side"), py::arg("center") = false);
+  m.def("rank_k", &rank_k, py::arg("x"), py::arg("set"));
   m.def("spectrum", &spectrum, py::arg("x"), py::arg("variance"));
   m.def("rank_for_variance", &rank_for_variance, py::arg("eigenvalues"), py::arg("variance"),
         py::arg("total"));

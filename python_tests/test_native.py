@@ -11,6 +11,7 @@ from svdprune_ext._load import load_native
 
 native = load_native()
 quick = settings(max_examples=60, deadline=None, derandomize=True)
+INSTRUCTION_SETS = ["baseline", "avx2", "avx512"]
 SHAPES = [(7, 12), (12, 7), (70, 300), (300, 70), (1, 5), (5, 1)]
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
@@ -28,9 +29,11 @@ def test_build_info():
         "build_type",
         "torch_built_with",
         "torch_target",
+        "instruction_set",
         "cuda",
         "cuda_architectures",
     }
+    assert info["instruction_set"] in INSTRUCTION_SETS
     assert info["version"] == svdprune.__version__
     assert info["torch_target"] == "2.10"
     assert isinstance(info["cuda"], bool)
@@ -52,6 +55,17 @@ def test_gram(shape, tokens_side, center):
         assert not gram.any()
         return
     assert relative_error(gram, expected) < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (24, 256), (50, 300), (97, 17), (130, 513)])
+@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+def test_rank_k_product(instruction_set, shape):
+    best = native.build_info()["instruction_set"]
+    if INSTRUCTION_SETS.index(instruction_set) > INSTRUCTION_SETS.index(best):
+        pytest.skip(f"this processor has {best} at best")
+    x = gaussian(*shape).numpy()
+    expected = np.tril(x.astype(np.float64) @ x.T.astype(np.float64))
+    assert relative_error(native.rank_k(x, instruction_set), expected) < 1e-6
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e25])

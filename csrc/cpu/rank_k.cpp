@@ -115,16 +115,17 @@ SVDPRUNE_KERNEL(Baseline, , 16, 6);
 #undef SVDPRUNE_KERNEL
 
 template <class T>
-Kernel<T> best_kernel() {
+Kernel<T> kernel_of(InstructionSet set) {
+  switch (set) {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512f")) {
-    return Avx512<T>::kKernel;
-  }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    return Avx2<T>::kKernel;
-  }
+    case InstructionSet::kAvx512:
+      return Avx512<T>::kKernel;
+    case InstructionSet::kAvx2:
+      return Avx2<T>::kKernel;
 #endif
-  return Baseline<T>::kKernel;
+    default:
+      return Baseline<T>::kKernel;
+  }
 }
 
 // Row panels t, t + parts, ... and their mirror images, so that every part has about the same work.
@@ -140,9 +141,22 @@ void for_each_row_panel(int64_t panels, int64_t part, int64_t parts, F&& use) {
 
 }  // namespace
 
+InstructionSet best_instruction_set() {
+#if defined(__x86_64__)
+  static const InstructionSet best =
+      __builtin_cpu_supports("avx512f")                                 ? InstructionSet::kAvx512
+      : __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? InstructionSet::kAvx2
+                                                                        : InstructionSet::kBaseline;
+  return best;
+#else
+  return InstructionSet::kBaseline;
+#endif
+}
+
 template <class T>
-void rank_k_product(Crew& crew, int64_t n, int64_t depth, const FillPanel<T>& fill, T* values) {
-  static const Kernel<T> kernel = best_kernel<T>();
+void rank_k_product(Crew& crew, int64_t n, int64_t depth, const FillPanel<T>& fill, T* values,
+                    InstructionSet set) {
+  const Kernel<T> kernel = kernel_of<T>(set);
   const int64_t width = kernel.width;
   const int64_t panels = (n + width - 1) / width;
   const int64_t panel_size = width * std::min(depth, kPanelDepth);
@@ -177,7 +191,9 @@ void rank_k_product(Crew& crew, int64_t n, int64_t depth, const FillPanel<T>& fi
   }
 }
 
-template void rank_k_product(Crew&, int64_t, int64_t, const FillPanel<float>&, float*);
-template void rank_k_product(Crew&, int64_t, int64_t, const FillPanel<double>&, double*);
+template void rank_k_product(Crew&, int64_t, int64_t, const FillPanel<float>&, float*,
+                             InstructionSet);
+template void rank_k_product(Crew&, int64_t, int64_t, const FillPanel<double>&, double*,
+                             InstructionSet);
 
 }  // namespace svdprune::cpu

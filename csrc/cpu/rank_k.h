@@ -20,9 +20,16 @@ struct PanelBlock {
 template <class T>
 using FillPanel = std::function<void(const PanelBlock& block, T* panel)>;
 
+// Kernels there are; on other processors than x86-64 the baseline is what the compiler takes for granted (NEON).
+enum class InstructionSet { kBaseline, kAvx2, kAvx512 };
+
+// The best that this processor has.
+InstructionSet best_instruction_set();
+
 // values [n, n], column-major: its lower triangle becomes that of P P^T, P [n, K]. Some of the upper triangle,
 // next to the diagonal, is overwritten.
 template <class T>
-void rank_k_product(Crew& crew, int64_t n, int64_t depth, const FillPanel<T>& fill, T* values);
+void rank_k_product(Crew& crew, int64_t n, int64_t depth, const FillPanel<T>& fill, T* values,
+                    InstructionSet set = best_instruction_set());
 
 }  // namespace svdprune::cpu

@@ -177,8 +177,8 @@ std::vector<double> tridiagonal_eigenvalues(Crew& crew, const std::vector<double
     Bracket brackets[kPoints];
     for (int64_t lane = 0; lane < count; ++lane) {
       const int64_t index = first + lane;
-      const auto above = std::find_if(at_grid.begin() + 1, at_grid.end() - 1,
-                                      [=](const Value& v) { return v.count > index; });
+      const auto above = std::partition_point(at_grid.begin() + 1, at_grid.end() - 1,
+                                              [=](const Value& v) { return v.count <= index; });
       const int64_t high = above - at_grid.begin();
       brackets[lane] = {grid[high - 1], grid[high], at_grid[high - 1], at_grid[high], index};
     }
