@@ -72,7 +72,8 @@ def measured(request: pytest.FixtureRequest, budget: float, quick: bool) -> Meas
 
 
 @pytest.mark.benchmark(timer=CLOCK.now)
-@pytest.mark.parametrize(("measured", "candidate"), ENTRIES, indirect=["measured"])
+# With the scope of `measured` named, lest a case be measured again for each of its candidates.
+@pytest.mark.parametrize(("measured", "candidate"), ENTRIES, indirect=["measured"], scope="module")
 def test_prune(measured: Measured, candidate: str, benchmark: Any) -> None:
     case = measured.case
     benchmark.group = str(case)

@@ -1,6 +1,7 @@
 """The benchmarks' own parts: timing, inputs, the JSON and the README's tables. No time is asserted."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -200,3 +201,16 @@ def test_a_benchmark_runs_through_pytest_benchmark(tmp_path):
     assert set(row["seconds"]) == set(document.CANDIDATES) - {document.SINGLY}
     assert min(row["seconds"].values()) > 0
     assert run.main(["--filter", "nothing-like-this"]) == 2
+
+
+def test_a_case_is_measured_once_for_all_candidates():
+    options = ["-o", "addopts=", "-o", "python_files=bench_*.py", "--setup-plan", "--quick"]
+    found = subprocess.run(
+        [sys.executable, "-m", "pytest", "bench/bench_prune.py", *options, "-k", "1x256x or flat"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert found.returncode == 0
+    assert found.stdout.count("SETUP    M measured") == 2
+    assert found.stdout.count("test_prune[") == 2 * (len(document.CANDIDATES) - 1)
