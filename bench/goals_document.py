@@ -50,7 +50,7 @@ def cells(goal: Goal, result: dict[str, Any]) -> list[str]:
         _OVER[goal.over],
         f"{goal.ratio:g}x",
         UNMEASURED if reached is None else _verdict(reached, goal.ratio),
-        _reason(goal, row, result) if row is not None and reached < goal.ratio else "",
+        _reason(goal, row, result) if row and reached and reached < goal.ratio else "",
     ]
 
 

@@ -18,6 +18,7 @@ _TOWER = (
     "ViT: real photographs through a vision tower of CLIP ViT-L/14-336's shape with **random weights**, "
     "noise as a share of the features' size."
 )
+_THROUGH_TOWER = ", ViT"  # in the name of features that bench.photographs makes
 TITLES = {
     "tridiag": '"tridiag"',
     "eigh": '"eigh"',
@@ -129,7 +130,7 @@ def tables(result: dict[str, Any], image: str | None) -> str:
     shown = [row for row in result["solvers"] if row["variance"] == SHOWN]
     lines = [HEADER, align, *map(cells, shown)]
     legend = [f"The table is at variance {SHOWN:g}. {_LEGEND}"]
-    if any(", ViT" in row["features"] for row in shown):
+    if any(_THROUGH_TOWER in row["features"] for row in shown):
         legend.append(_TOWER)
     blocks = [
         machine_line(result["machine"]),
@@ -139,6 +140,12 @@ def tables(result: dict[str, Any], image: str | None) -> str:
     if image is not None:
         blocks.append(f"![Steps and time of the solvers over the rank]({image})")
     return "\n\n".join(blocks)
+
+
+def _ring(axes: Any, points: list[tuple[float, float]], label: str) -> None:
+    if points:
+        style = {"s": 110, "facecolors": "none", "edgecolors": "black", "linewidths": 0.8}
+        axes.scatter(*zip(*points, strict=True), **style, label=label)
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
@@ -171,13 +178,10 @@ def plot(result: dict[str, Any], path: Path) -> None:
     for name, marker in (("tridiag", "o"), ("eigh", "^")):
         times = [1e3 * row["seconds"][name] for row in rows]
         right.scatter(ranks, times, marker=marker, s=28, alpha=0.8, label=TITLES[name])
-    refined = [row for row in rows if row["refined"]]
-    right.scatter(
-        [row["rank"] for row in refined],
-        [1e3 * row["seconds"]["tridiag"] for row in refined],
-        **{"s": 110, "facecolors": "none", "edgecolors": "black", "linewidths": 0.8},
-        label='"tridiag", again in float64',
-    )
+    seen = [row for row in rows if _THROUGH_TOWER in row["features"]]
+    _ring(left, [(row["rank"], row["steps"]) for row in seen], "photograph through a random ViT")
+    refined = [(r["rank"], 1e3 * r["seconds"]["tridiag"]) for r in rows if r["refined"]]
+    _ring(right, refined, '"tridiag", again in float64')
     right.set(title="Time of one image", ylabel="milliseconds, median")
     right.set_ylim(bottom=0)
     for axes in (left, right):

@@ -98,6 +98,7 @@ def load(name: str) -> VisionModel:
         NoFeatures: It cannot be loaded.
     """
     from transformers import (
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
         AutoConfig,
         AutoImageProcessor,
         AutoModel,
@@ -108,7 +109,7 @@ def load(name: str) -> VisionModel:
         raise NoFeatures(f"no such folder: {name}")
     try:
         config = AutoConfig.from_pretrained(name)
-        is_vlm = type(config) in AutoModelForImageTextToText._model_mapping
+        is_vlm = type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
         loader = AutoModelForImageTextToText if is_vlm else AutoModel
         model = loader.from_pretrained(name, dtype="auto")
         processor = AutoImageProcessor.from_pretrained(name)
