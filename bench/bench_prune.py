@@ -3,6 +3,7 @@
 Competitors, on the same features, in alternating rounds of one process:
 
 * ``svdprune``: the operator with its default solver;
+* ``svdprune_singly``: the same, a call for each image of a batch (batches only);
 * ``svdprune_eigh``: the operator with LAPACK's eigensolver;
 * ``gram_eigh``: Gram matrix and ``torch.linalg.eigh``, what a careful PyTorch user would write;
 * ``svd``: ``torch.linalg.svd`` of the features, the method to the letter.
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 import svdprune_ext  # noqa: F401  (loads the operators)
+from bench.document import SINGLY
 from bench.inputs import Case
 from bench.timing import ReplayClock, interleaved
 from svdprune_ext.reference import gram_eigh_prune, reference_prune
@@ -28,11 +30,22 @@ CASES = (
 )
 CANDIDATES = {
     "svdprune": lambda x: torch.ops.svdprune.prune(x, KEEP),
+    SINGLY: lambda x: [torch.ops.svdprune.prune(image, KEEP) for image in x],
     "svdprune_eigh": lambda x: torch.ops.svdprune.prune(x, KEEP, solver="eigh"),
     "gram_eigh": lambda x: gram_eigh_prune(x, KEEP),
     "svd": lambda x: reference_prune(x, KEEP),
 }
 CLOCK = ReplayClock()
+
+
+def candidates_of(case: Case) -> list[str]:
+    """Names of the competitors on a case."""
+    return [name for name in CANDIDATES if name != SINGLY or case.images > 1]
+
+
+ENTRIES = [
+    pytest.param(case, name, id=f"{case}-{name}") for case in CASES for name in candidates_of(case)
+]
 
 
 class Measured(NamedTuple):
@@ -43,7 +56,7 @@ class Measured(NamedTuple):
     durations: dict[str, list[float]]
 
 
-@pytest.fixture(scope="module", params=CASES, ids=str)
+@pytest.fixture(scope="module")
 def measured(request: pytest.FixtureRequest, budget: float, quick: bool) -> Measured:
     case = request.param
     if quick and case.images > 1:
@@ -51,7 +64,7 @@ def measured(request: pytest.FixtureRequest, budget: float, quick: bool) -> Meas
     x = case.features()
     rank = torch.ops.svdprune.prune(x, KEEP)[3].float().mean().item()
     durations = interleaved(
-        {name: lambda run=run: run(x) for name, run in CANDIDATES.items()},
+        {name: lambda run=CANDIDATES[name]: run(x) for name in candidates_of(case)},
         budget=budget,
         min_rounds=2 if quick else 3,
     )
@@ -59,7 +72,8 @@ def measured(request: pytest.FixtureRequest, budget: float, quick: bool) -> Meas
 
 
 @pytest.mark.benchmark(timer=CLOCK.now)
-@pytest.mark.parametrize("candidate", CANDIDATES)
+# With the scope of `measured` named, lest a case be measured again for each of its candidates.
+@pytest.mark.parametrize(("measured", "candidate"), ENTRIES, indirect=["measured"], scope="module")
 def test_prune(measured: Measured, candidate: str, benchmark: Any) -> None:
     case = measured.case
     benchmark.group = str(case)

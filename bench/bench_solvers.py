@@ -2,8 +2,8 @@
 
 ``python -m bench.bench_solvers [--quick] [--json FILE]`` in the source folder: the solvers "tridiag" and
 "eigh" beside Gram matrix and ``torch.linalg.eigh``, and ``torch.linalg.svd``, in alternating rounds of one
-process, on the inputs of ``bench.hard_suite`` at several variances, against the float64 oracle. Beside FILE
-goes a plot.
+process, on the inputs of ``bench.hard_suite`` and ``bench.photographs`` at several variances, against the
+float64 oracle. Beside FILE goes a plot.
 ``python -m bench.report`` shows ``bench/results/cpu/solvers*.json`` in the README.
 """
 
@@ -21,10 +21,12 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from bench.document import machine_line
+from bench.document import STAGES, machine_line
 from bench.hard_suite import Input, Oracle, suite
+from bench.photographs import photographs
 from bench.solvers_document import HEADER, KEEP, SHOWN, cells, plot, summary
 from bench.timing import describe_machine, interleaved, median
+from svdprune_ext._load import load_native
 from svdprune_ext.ops import diagnose, prune
 from svdprune_ext.reference import gram_eigh_prune, oracle_topk, reference_prune
 
@@ -57,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console.width = 180
-    inputs = track(suite(), "Solving", console=console, transient=True)
+    inputs = track([*suite(), *photographs()], "Solving", console=console, transient=True)
     least: dict[str, Any] = {"variances": (SHOWN,), "budget": 0.05, "min_rounds": 2}
     rows = study(inputs, **(least if options.quick else {}))
     result = {"machine": describe_machine(), "solvers": rows}
@@ -85,9 +87,11 @@ def study(
         min_rounds: Rounds that even the slowest gets.
 
     Returns:
-        A row each, as JSON has it: medians in ``seconds``, what was found in ``ranks``, ``errors``,
-        ``allowed`` (how large that error may be) and ``common``, all by candidate. An error and what is
-        allowed are None where the cut is degenerate, and scores have no meaning.
+        A row each, as JSON has it: how "tridiag" went about it in ``solver``, ``steps`` of ``size`` and
+        ``refined`` (solved again in float64); medians in ``seconds``, what was found in ``ranks``,
+        ``errors``, ``allowed`` (how large that error may be) and ``common``, all by candidate; and medians
+        of its ``stages``. An error and what is allowed are None where the cut is degenerate, and scores
+        have no meaning; the stages are where "eigh" took over.
     """
     rows = []
     for item in inputs:
@@ -124,13 +128,23 @@ def _measure(
         "solver": found.solver[0],
         "steps": int(found.steps),
         "size": int(found.size),
+        "refined": bool(found.refined),
         "seconds": {name: median(times) for name, times in durations.items()},
         "rounds": {name: len(times) for name, times in durations.items()},
+        "stages": _stages(x, keep, variance, min_rounds) if found.solver == ["tridiag"] else None,
         "ranks": {name: int(result[3]) for name, result in results.items()},
         "errors": {name: error for name, (error, _) in errors.items()},
         "allowed": {name: allowed for name, (_, allowed) in errors.items()},
         "common": {name: in_common(oracle, rank, result) for name, result in results.items()},
     }
+
+
+def _stages(x: Tensor, keep: int, variance: float, rounds: int) -> dict[str, float]:
+    # Of the float32 solve, where the image is solved again in float64.
+    stage_times, features = load_native().stage_times, x.numpy()
+    stage_times(features, keep, variance)
+    times = [stage_times(features, keep, variance) for _ in range(rounds)]
+    return {stage: median([one[stage] for one in times]) for stage in STAGES}
 
 
 def score_error(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-CANDIDATES = ("svdprune", "svdprune_eigh", "gram_eigh", "svd")
+SINGLY = "svdprune_singly"  # a batch's images in a call each: batches only
+CANDIDATES = ("svdprune", SINGLY, "svdprune_eigh", "gram_eigh", "svd")
 STAGES = ("gram", "spectrum", "leverage", "select", "gather")
 
 
@@ -43,6 +44,7 @@ PRUNE_HEADER = [
     "features",
     "rank",
     "svdprune",
+    "one image a call",
     'its solver "eigh"',
     "Gram + eigh",
     "SVD",

@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import document, gpu_document, solvers_document
+from bench import document, goals, goals_document, gpu_document, solvers_document
 from bench.timing import ROOT
 
 _SOLVERS = "solvers*.json"  # the study of the solvers, beside the other results of a CPU
+_SPECTRA = "spectra*.json"  # a model's spectra, which the README does not show
 _SECTIONS = {
     "cpu": ("prune", document.PRUNE_HEADER, document.prune_cells),
     "stages": ("stages", document.STAGE_HEADER, document.stage_cells),
@@ -44,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
             load_gpu_results(options.results),
         )
         old = options.readme.read_text()
-        new = rewrite_gpu(rewrite(old, results), gpu_results)
+        new = rewrite_gpu(rewrite_goals(rewrite(old, results), results), gpu_results)
         new = rewrite_solvers(new, options.results / "cpu", options.readme.parent)
     except (OSError, ValueError) as error:
         print(f"bench.report: {error}", file=sys.stderr)
@@ -72,7 +73,8 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: There is none.
     """
-    files = sorted(set(folder.glob("*.json")) - set(folder.glob(_SOLVERS)))
+    others = {file for pattern in (_SOLVERS, _SPECTRA) for file in folder.glob(pattern)}
+    files = sorted(set(folder.glob("*.json")) - others)
     if not files:
         raise ValueError(f"no results in {folder}: run `svdprune bench --json {folder}/NAME.json`")
     return [json.loads(file.read_text()) for file in files]
@@ -96,6 +98,28 @@ def rewrite(readme: str, results: list[dict[str, Any]]) -> str:
         blocks = [_block(result, table, header, cells) for result in results if result.get(table)]
         readme = _between_markers(readme, name, blocks)
     return readme
+
+
+def rewrite_goals(readme: str, results: list[dict[str, Any]]) -> str:
+    """Puts the goals and what was reached between the README's markers of the name "goals".
+
+    A README without the section stays as it is.
+
+    Args:
+        readme: The text.
+        results: Contents of result files; those of machines with another number of cores are left out.
+
+    Returns:
+        The text with the section replaced.
+
+    Raises:
+        ValueError: Only one of the two markers is there, or a stage that a reason names is not.
+    """
+    if "<!-- bench:goals:" not in readme:
+        return readme
+    measured = [result for result in results if result["machine"]["cores"] == goals.CORES]
+    blocks = [goals_document.table(result, goals.GOALS) for result in measured]
+    return _between_markers(readme, "goals", blocks)
 
 
 def rewrite_solvers(readme: str, folder: Path, base: Path) -> str:

@@ -41,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
 
     console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console.width = 180
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "benchmarks.json"
         status = _run_pytest(raw, options.quick, options.filter, console)

@@ -1,6 +1,7 @@
 """The benchmarks' own parts: timing, inputs, the JSON and the README's tables. No time is asserted."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -168,7 +169,7 @@ def test_report_rewrites_between_the_markers(tmp_path):
     assert text.startswith("# Title\n<!-- bench:cpu:begin -->\n")
     assert text.endswith("<!-- bench:stages:end -->\nafter\n")
     assert (
-        "| 1 x 576 x 1024 | photograph | 21 | 2 ms | 8 ms (4.0x) | 20 ms (10.0x) | 100 ms (50.0x) |"
+        "| 1 x 576 x 1024 | photograph | 21 | 2 ms | - | 8 ms (4.0x) | 20 ms (10.0x) | 100 ms (50.0x) |"
         in text
     )
     assert "| 576 x 1024 | photograph | 1 ms (25%) | 2 ms (50%) |" in text
@@ -197,6 +198,19 @@ def test_a_benchmark_runs_through_pytest_benchmark(tmp_path):
     written = json.loads(out.read_text())
     assert set(written["machine"]) == set(RESULT["machine"])
     (row,) = written["prune"]
-    assert set(row["seconds"]) == set(document.CANDIDATES)
+    assert set(row["seconds"]) == set(document.CANDIDATES) - {document.SINGLY}
     assert min(row["seconds"].values()) > 0
     assert run.main(["--filter", "nothing-like-this"]) == 2
+
+
+def test_a_case_is_measured_once_for_all_candidates():
+    options = ["-o", "addopts=", "-o", "python_files=bench_*.py", "--setup-plan", "--quick"]
+    found = subprocess.run(
+        [sys.executable, "-m", "pytest", "bench/bench_prune.py", *options, "-k", "1x256x or flat"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert found.returncode == 0
+    assert found.stdout.count("SETUP    M measured") == 2
+    assert found.stdout.count("test_prune[") == 2 * (len(document.CANDIDATES) - 1)

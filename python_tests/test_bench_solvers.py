@@ -1,4 +1,4 @@
-"""The study of the solvers, its part of the README, and the spectra of a model. No time is asserted."""
+"""The study of the solvers and its part of the README. No time is asserted."""
 
 import copy
 import json
@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_llava import TOKENS, tiny_llava
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import bench_solvers, report, solvers_document, spectra  # noqa: E402
+from bench import bench_solvers, report, solvers_document  # noqa: E402
 from bench.hard_suite import Oracle, suite, with_energy  # noqa: E402
+from bench.photographs import NOISE, PHOTOGRAPHS, photographs  # noqa: E402
+from svdprune_ext.demo.random_llava import Shape  # noqa: E402
 from svdprune_ext.reference import oracle_leverage  # noqa: E402
 
 MACHINE = {
@@ -36,16 +37,24 @@ ROW = {
     "solver": "tridiag",
     "steps": 95,
     "size": 576,
+    "refined": False,
     "seconds": {"tridiag": 0.002, "eigh": 0.008, "gram_eigh": 0.01, "svd": 0.1},
     "rounds": {"tridiag": 9, "eigh": 9, "gram_eigh": 9, "svd": 3},
     "ranks": {"tridiag": 23, "eigh": 23, "gram_eigh": 24, "svd": 23},
     "errors": {"tridiag": 1e-6, "eigh": 2e-5, "gram_eigh": 1e-4, "svd": 1e-6},
     "allowed": dict.fromkeys(("tridiag", "eigh", "gram_eigh", "svd"), 2e-4),
+    "stages": {"gram": 6e-4, "spectrum": 1.3e-3, "leverage": 5e-5, "select": 1e-5, "gather": 4e-5},
     "common": {"tridiag": 32, "eigh": 31, "gram_eigh": 32, "svd": 32},
 }
 LINE = (
-    "| 576 x 1024 | flat | 23 | 95 of 576 | 2 ms | 8 ms (4.0x) | 10 ms (5.0x) | 100 ms (50.0x) "
-    "| 1e-06, 2e-04 | 32 of 32 |"
+    "| 576 x 1024 | flat | 23 | stop at 95 of 576 | 2 ms | 30%, 65% | 8 ms (4.0x) | 10 ms (5.0x) "
+    "| 100 ms (50.0x) | 1e-06, 2e-04 | 32 of 32 |"
+)
+
+
+TOWER = Shape(
+    **{"image": 28, "patch": 7, "vision_width": 32, "vision_layers": 3, "vision_heads": 2},
+    **{"text_width": 32, "text_layers": 1, "text_heads": 2, "text_inner": 32},
 )
 
 
@@ -69,6 +78,19 @@ def test_the_suite_is_finite_and_the_same_every_time(item):
     assert x.dtype == torch.float32
     assert x.isfinite().all()
     assert torch.equal(x, item.features())
+
+
+def test_photographs_go_through_the_tower_and_noise_raises_the_rank():
+    items = photographs(TOWER)
+    assert [i.name for i in items[:2]] == ["astronaut, ViT", "coffee, ViT"]
+    assert len(items) == len(PHOTOGRAPHS) + len(NOISE)
+    images = [i.features() for i in items]
+    assert all(x.shape == (16, 32) and x.isfinite().all() for x in images)
+    assert not torch.equal(images[0], images[1])
+    assert torch.equal(images[0], items[0].features())
+    ranks = [Oracle(x).rank(0.9) for x in (images[0], *images[len(PHOTOGRAPHS) :])]
+    assert ranks == sorted(ranks)
+    assert ranks[0] < ranks[-1]
 
 
 @pytest.mark.parametrize("variance", [0.5, 0.9, 0.99, 1.0])
@@ -102,6 +124,8 @@ def test_a_row_for_every_input_and_variance(rows):
         assert min(r["seconds"].values()) > 0
         assert 1 <= r["rank"] <= r["size"] == min(r["tokens"], r["width"])
         assert 1 <= r["steps"] <= r["size"]
+        assert r["refined"] in (True, False)
+        assert (r["stages"] is None) == (r["solver"] != "tridiag")
 
 
 def test_the_default_solver_keeps_its_promise(rows):
@@ -132,9 +156,33 @@ def test_equal_scores_stand_for_one_another():
 
 def test_cells_of_a_row():
     assert "| " + " | ".join(solvers_document.cells(ROW)) + " |" == LINE
-    other = solvers_document.cells(row(solver="eigh", errors=dict.fromkeys(ROW["errors"])))
-    assert other[3] == '95 of 576, then "eigh"'
+    other = solvers_document.cells(
+        row(solver="eigh", errors=dict.fromkeys(ROW["errors"]), stages=None)
+    )
+    assert other[3] == '"eigh" took over'
+    assert other[5] == "-"
     assert other[-2] == "undefined"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "stop at 95 of 576"),
+        ({"steps": 576}, "all 576"),
+        ({"refined": True}, "stop at 95 of 576, again in float64"),
+        ({"steps": 576, "refined": True}, "all 576, again in float64"),
+    ],
+)
+def test_the_outcome_of_the_certificate(changes, text):
+    assert solvers_document.outcome(row(**changes)) == text
+
+
+def test_random_weights_are_stated():
+    def shown(name):
+        return solvers_document.tables({"machine": MACHINE, "solvers": [row(features=name)]}, None)
+
+    assert "**random weights**" in shown("coffee, ViT")
+    assert "random weights" not in shown("flat")
 
 
 def test_the_summary_names_the_worst():
@@ -160,11 +208,13 @@ def test_the_tables_show_one_variance():
 
 def test_the_command_writes_json_and_plot(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench_solvers, "suite", lambda: suite(24, 32, 40)[4:])
+    monkeypatch.setattr(bench_solvers, "photographs", lambda: photographs(TOWER)[:1])
     out = tmp_path / "new" / "solvers.json"
     assert bench_solvers.main(["--quick", "--json", str(out)]) == 0
     result = json.loads(out.read_text())
     assert set(MACHINE) < set(result["machine"])
     assert {r["variance"] for r in result["solvers"]} == {0.9}
+    assert [r["features"] for r in result["solvers"]][-1] == "astronaut, ViT"
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
     assert "The solvers on the hard suite" in capsys.readouterr().out
 
@@ -233,77 +283,3 @@ def test_a_study_alone_is_no_result(readme, capsys):
     (readme.parent / "results" / "cpu" / "machine.json").unlink()
     assert run_report(readme) == 2
     assert "svdprune bench --json" in capsys.readouterr().err
-
-
-# A model's spectra.
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    from svdprune_ext.demo.random_llava import Shape, build_processor
-
-    folder = tmp_path_factory.mktemp("checkpoint")
-    tiny_llava().save_pretrained(folder)
-    build_processor(Shape(image=28, patch=7)).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    import numpy as np
-    from PIL import Image
-
-    folder = tmp_path_factory.mktemp("photos")
-    paths = []
-    for seed in range(3):
-        pixels = np.random.default_rng(seed).integers(0, 255, (40, 50 + seed, 3), dtype=np.uint8)
-        paths.append(folder / f"{seed}.png")
-        Image.fromarray(pixels).save(paths[-1])
-    return paths
-
-
-def test_features_are_what_the_projector_gets(checkpoint, photos):
-    from svdprune_ext.demo.checkpoint import load_checkpoint
-    from svdprune_ext.demo.photo import load_photo
-    from svdprune_ext.demo.settings import Settings
-
-    bundle = load_checkpoint(Settings(model=str(checkpoint), keep=1))
-    photo = load_photo(photos[0])[0]
-    x = spectra.features(bundle, photo)
-    assert x.shape == (TOKENS, 32)
-    pixels = bundle.processor.image_processor(images=[photo], return_tensors="pt")["pixel_values"]
-    with torch.inference_mode():
-        states = bundle.model.model.vision_tower(pixels, output_hidden_states=True).hidden_states
-    torch.testing.assert_close(x, states[-2][0, 1:])
-
-
-def test_spectra_of_images():
-    images = [torch.randn(12, 20, generator=torch.Generator().manual_seed(s)) for s in range(3)]
-    rows = spectra.study(images, (0.5, 0.9), budget=0.0)
-    assert [r["variance"] for r in rows] == [0.5, 0.9]
-    for r in rows:
-        assert r["ranks"] == [oracle_leverage(x, r["variance"]).rank for x in images]
-        assert r["sizes"] == [12] * 3
-        assert all(rank <= steps <= 12 for rank, steps in zip(r["ranks"], r["steps"], strict=True))
-        assert min(r["seconds"]) > 0
-    spread = {"ranks": [1, 2, 3, 4, 5], "steps": [7] * 5, "sizes": [7, 7, 9, 9, 9]}
-    table = spectra.table([{"variance": 0.9, **spread, "seconds": [1e-3] * 5}], "title")
-    cells = [next(iter(column.cells)) for column in table.columns]
-    assert cells == ["0.9", "1 / 2 / 3 / 4 / 5", "7", "7 / 7 / 9 / 9 / 9", "2 of 5", "1 ms"]
-
-
-def test_the_command_prints_the_spectra_of_a_checkpoint(checkpoint, photos, capsys):
-    assert spectra.main([str(checkpoint), *map(str, photos)]) == 0
-    output = capsys.readouterr().out
-    for text in ("16 tokens of width 32", "over 3 images", *(f"{v:g}" for v in spectra.VARIANCES)):
-        assert text in output
-
-
-def test_the_command_says_what_it_cannot_load(checkpoint, tmp_path, capsys):
-    assert spectra.main([str(checkpoint), str(tmp_path / "none.png")]) == 2
-    assert "IMAGE: not a readable image" in capsys.readouterr().err
-
-
-def test_a_folder_that_is_not_there(photos, tmp_path, capsys):
-    assert spectra.main([str(tmp_path / "none"), str(photos[0])]) == 2
-    assert "bench.spectra: MODEL: no such folder" in capsys.readouterr().err

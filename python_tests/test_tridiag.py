@@ -137,12 +137,15 @@ def test_random_spectra(part):
 
 def test_a_narrow_cut_between_tokens_that_stand_out_is_solved_in_float64():
     # Two outliers of nearly the same norm, at a small angle: the pair at the cut lives in them alone.
-    x = 0.01 * gaussian(40, 60)
+    x = 0.001 * gaussian(40, 60)
     x[3], x[17] = 0, 0
     x[3, 0] = x[17, 1] = 1
     x[3, 1] = 1e-5
     found = svdprune.leverage_scores(x, rank=1)
     assert_agrees(x, found.scores, found.rank, options={"rank": 1})
+    assert svdprune.diagnose(x, rank=1).refined
+    assert not svdprune.diagnose(x, rank=2).refined
+    assert not svdprune.diagnose(x, rank=1, solver="eigh").refined
 
 
 @pytest.mark.parametrize("variance", [0.6, 0.9, 0.99])
@@ -167,6 +170,7 @@ def test_diagnose_tells_how_each_image_was_solved():
         found.rank.tolist()
         == svdprune.leverage_scores(torch.stack([few, flat, 0 * flat])).rank.tolist()
     )
+    assert not found.refined.any()
 
 
 def test_eigh_takes_over_where_eigenvectors_cannot_be_told_apart():

@@ -48,10 +48,12 @@ def _(
     rank: int | None = None,
     center: bool = False,
     solver: str = "auto",
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     _check_features("diagnose", x, (2, 3))
-    rank_, steps, size, ran = (x.new_empty(x.shape[:-2], dtype=torch.int32) for _ in range(4))
-    return rank_, steps, size, ran
+    rank_, steps, size, ran, refined = (
+        x.new_empty(x.shape[:-2], dtype=torch.int32) for _ in range(5)
+    )
+    return rank_, steps, size, ran, refined
 
 
 @torch.library.register_fake("svdprune::prune")

@@ -116,12 +116,15 @@ class Diagnosis(NamedTuple):
         steps: Steps of the tridiagonalisation that were taken, int32 [B].
         size: min(N, D), the steps that a full one takes, int32 [B].
         solver: What ran for each image: "tridiag", "eigh", or "none" for an image without energy.
+        refined: Whether the image was solved again in float64, because float32 might have missed the
+            accuracy promised; rank, steps and solver are of that then. Bool [B].
     """
 
     rank: Tensor
     steps: Tensor
     size: Tensor
     solver: list[str]
+    refined: Tensor
 
 
 def diagnose(
@@ -142,16 +145,18 @@ def diagnose(
         solver: As in ``leverage_scores``.
 
     Returns:
-        Rank, steps and size [B], and the solver that ran for each of B images (1 for [N, D]).
+        Rank, steps and size [B], the solver that ran for each of B images (1 for [N, D]), and which were
+        solved again in float64 [B].
 
     Raises:
         ValueError: An argument is out of its range, or x holds NaN or Inf.
     """
-    found, steps, size, ran = torch.ops.svdprune.diagnose(
+    found, steps, size, ran, refined = torch.ops.svdprune.diagnose(
         x, variance=variance, rank=rank, center=center, solver=solver
     )
     names = ("none", "eigh", "tridiag")
-    return Diagnosis(found, steps, size, [names[code] for code in ran.flatten().tolist()])
+    solvers = [names[code] for code in ran.flatten().tolist()]
+    return Diagnosis(found, steps, size, solvers, refined.bool())
 
 
 def prune(

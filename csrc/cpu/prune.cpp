@@ -92,9 +92,10 @@ std::tuple<Tensor, Tensor> leverage_scores_cpu(const Tensor& x, double variance,
   return {scores, ranks};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> diagnose_cpu(const Tensor& x, double variance,
-                                                        std::optional<int64_t> rank, bool center,
-                                                        const std::string& solver) {
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> diagnose_cpu(const Tensor& x, double variance,
+                                                                std::optional<int64_t> rank,
+                                                                bool center,
+                                                                const std::string& solver) {
   const char* op = "diagnose";
   const Batch batch = checked_batch(op, x);
   const Options options =
@@ -105,14 +106,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> diagnose_cpu(const Tensor& x, double 
   const Tensor steps = batch.output(x, {}, ScalarType::Int);
   const Tensor sizes = batch.output(x, {}, ScalarType::Int);
   const Tensor solvers = batch.output(x, {}, ScalarType::Int);
+  const Tensor refined = batch.output(x, {}, ScalarType::Int);
   for_each_image(op, batch.images, batch.batched, divides(options, x), [&](int64_t b, Crew& crew) {
     const Solved solved = score_image(crew, batch.image(b), options, row(scores, b * batch.tokens));
     set(ranks, b, solved.rank);
     set(steps, b, solved.steps);
     set(sizes, b, solved.size);
     set(solvers, b, static_cast<int64_t>(solved.solver));
+    set(refined, b, solved.refined);
   });
-  return {ranks, steps, sizes, solvers};
+  return {ranks, steps, sizes, solvers, refined};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> prune_cpu(const Tensor& x, int64_t keep, double variance,

@@ -37,7 +37,8 @@ Solved score_image_as(Crew& crew, const Image& image, const Options& options, T*
       Options same_solver = options;
       same_solver.solver = result.solver;
       std::vector<double> wide(image.tokens);
-      const Solved solved = score_image_as(crew, image, same_solver, wide.data());
+      Solved solved = score_image_as(crew, image, same_solver, wide.data());
+      solved.refined = true;
       std::copy(wide.begin(), wide.end(), scores);
       return solved;
     }

@@ -13,6 +13,7 @@ struct Solved {
   int64_t steps = 0;              // of the tridiagonalisation; size for "eigh"
   int64_t size = 0;               // n, of the Gram matrix
   Solver solver = Solver::kAuto;  // that ran; kAuto: none was needed, as the image holds no energy
+  bool refined = false;           // solved again in float64, which the rest is of; see refine.h
 };
 
 // scores [N]: float64 for a float64 image, float32 for all others. Throws NotFinite.
