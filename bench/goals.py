@@ -45,20 +45,20 @@ _PHOTOGRAPH = (1, 27)
 _FLAT = (101, inf)
 
 _TWO_STAGES = (
-    "The goal leaves {allowed}. The Gram matrix takes {gram}, a matrix product on both cores; the spectrum "
-    "takes {spectrum}, and its reduction to tridiagonal form has one."
+    "The goal leaves {allowed}. The Gram matrix takes {gram} and the spectrum {spectrum} of {sum}; both have "
+    "both cores, and the product runs at the speed of the cores' multiply-adds."
 )
 _PRODUCT = (
-    "The goal leaves {allowed}, and the Gram matrix takes {gram} of the operator's {sum}: a matrix product "
-    "on both cores, which no eigensolver can shorten."
+    "The goal leaves {allowed}, and the Gram matrix takes {gram} of the operator's {sum}: half of a matrix "
+    "product, on both cores, which no eigensolver can shorten."
 )
 _NO_STOP = (
-    "The goal leaves {allowed}. A flat spectrum takes all steps of the reduction, which has one core, and "
-    "the vectors of some hundred directions: {spectrum} of {sum}."
+    "The goal leaves {allowed}. A flat spectrum takes all steps of the reduction, each a pass over the rest of "
+    "the matrix that waits for memory, and the vectors of some hundred directions: {spectrum} of {sum}."
 )
 _BOTH_CORES = (
-    "A call of one image already has both cores at work in the Gram matrix, {gram} of {sum}; a batch gains "
-    "in the other stages alone, which it gives a core to each image."
+    "A call of one image has both cores already, in every long stage ({sum}); a batch saves only what two "
+    "threads lose to each other there."
 )
 
 GOALS = (

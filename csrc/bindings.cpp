@@ -212,7 +212,7 @@ py::dict stage_times(const Matrix& x, int64_t keep, double variance) {
     *end++ = Clock::now();
     const auto spectrum = cpu::spectrum(crew, std::move(gram), options);
     *end++ = Clock::now();
-    cpu::leverage(image, spectrum, scores.data());
+    cpu::leverage(crew, image, spectrum, scores.data());
     *end++ = Clock::now();
     cpu::select_topk(scores.data(), image.tokens, keep, indices.data());
     *end++ = Clock::now();

@@ -22,13 +22,13 @@ void row_norms(const T* basis, int64_t n, int64_t columns, bool complement, T* n
 }
 
 template <class T>
-void leverage(const Image& image, const Spectrum<T>& spectrum, T* scores) {
+void leverage(Crew& crew, const Image& image, const Spectrum<T>& spectrum, T* scores) {
   if (spectrum.rank == 0) {
     std::fill_n(scores, image.tokens, T(0));
   } else if (spectrum.side == Side::kTokens) {
     row_norms(spectrum.basis, spectrum.n, spectrum.columns, spectrum.complement, scores);
   } else {
-    for_each_strip(image, spectrum, [&](int64_t i, int64_t rows, const T* product) {
+    for_each_strip(crew, image, spectrum, [&](int64_t i, int64_t rows, const T* product) {
       row_norms(product, rows, spectrum.rank, false, scores + i);
     });
   }
@@ -36,7 +36,7 @@ void leverage(const Image& image, const Spectrum<T>& spectrum, T* scores) {
 
 template void row_norms(const float*, int64_t, int64_t, bool, float*);
 template void row_norms(const double*, int64_t, int64_t, bool, double*);
-template void leverage(const Image&, const Spectrum<float>&, float*);
-template void leverage(const Image&, const Spectrum<double>&, double*);
+template void leverage(Crew&, const Image&, const Spectrum<float>&, float*);
+template void leverage(Crew&, const Image&, const Spectrum<double>&, double*);
 
 }  // namespace svdprune::cpu

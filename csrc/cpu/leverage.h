@@ -8,7 +8,7 @@ namespace svdprune::cpu {
 // scores [N]: l_i = ||U[i, :r]||^2, see Note [leverage from Gram] in gram.cpp. On the features'
 // side the basis is whitened.
 template <class T>
-void leverage(const Image& image, const Spectrum<T>& spectrum, T* scores);
+void leverage(Crew& crew, const Image& image, const Spectrum<T>& spectrum, T* scores);
 
 // norms [n]: squared row norms of basis [n, columns], column-major, or what they lack to 1. Sums in
 // float64, in a fixed order.

@@ -39,7 +39,8 @@ double largest_meeting(const Image& image, const Spectrum<float>& spectrum) {
     return largest;
   }
   const double scale = 1 / std::sqrt(std::max(cut.eigenvalues[0] * cut.eigenvalues[1], 1e-300));
-  for_each_strip(image, spectrum.transform, spectrum.n, cut.pair.data(), 2,
+  Crew alone;
+  for_each_strip(alone, image, spectrum.transform, spectrum.n, cut.pair.data(), 2,
                  [&](int64_t, int64_t rows, const float* product) {
                    scan(product, product + rows, rows, scale);
                  });

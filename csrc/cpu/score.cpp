@@ -46,7 +46,7 @@ Solved score_image_as(Crew& crew, const Image& image, const Options& options, T*
   if (result.side == Side::kFeatures && result.rank > 0) {
     whiten(image, result);
   }
-  leverage(image, result, scores);
+  leverage(crew, image, result, scores);
   return {result.rank, result.steps, result.n, result.solver};
 }
 

@@ -31,7 +31,8 @@ template <class T>
 std::vector<T> product_gram(const Image& image, const Spectrum<T>& spectrum) {
   const int64_t r = spectrum.rank;
   std::vector<T> w(r * r, 0);
-  for_each_strip(image, spectrum, [&](int64_t, int64_t rows, const T* product) {
+  Crew alone;  // a sum in a fixed order
+  for_each_strip(alone, image, spectrum, [&](int64_t, int64_t rows, const T* product) {
     gemm<T>('T', 'N', r, r, rows, product, rows, product, rows, 1, w.data(), r);
   });
   return w;
