@@ -11,8 +11,8 @@ STABLE_TORCH_LIBRARY(svdprune, m) {
       "str solver=\"auto\") -> (Tensor scores, Tensor rank)");
 
   // How a solver went about each image: rank [B], steps [B] of the tridiagonalisation that it took,
-  // of size [B] at most, and solver [B]: 1 "eigh", 2 "tridiag". Does the work anew; for study, not
-  // service.
+  // of size [B] at most, or matrix products of "purify", and solver [B]: 1 "eigh", 2 "tridiag",
+  // 3 "purify". Does the work anew; for study, not service.
   m.def(
       "diagnose(Tensor x, *, float variance=0.9, SymInt? rank=None, bool center=False, "
       "str solver=\"auto\") -> (Tensor rank, Tensor steps, Tensor size, Tensor solver)");

@@ -7,7 +7,9 @@ lies within 1e-6 of the threshold (solver "eigh": 6e-8 / gap and 1e-5). Equal sc
 
 Solvers: "tridiag" is a Householder tridiagonalisation that stops as soon as a certificate says that the
 leading directions are there, with the eigenpairs in float64; "eigh" is LAPACK's full decomposition; "auto" is
-"tridiag", and "eigh" for float64 input.
+"tridiag", and "eigh" for float64 input. "purify", for cross-checks and on the CPU only, finds the projector
+onto the leading directions by matrix products alone, in float64 and on N x N matrices; where its cut stays
+open after 500 products, "eigh" takes over. It counts every direction of a given rank.
 
 Arrays: beside tensors, all take arrays of a library with DLPack (NumPy, CuPy, JAX) and return arrays of that
 library, on the same device, without a copy and without a gradient. See ``arrays.py``.
@@ -84,7 +86,7 @@ def leverage_scores(
         rank: Number of leading directions, in [1, min(N, D)]; overrides ``variance``. Where N > D, and
             on CUDA where images are packed, those in which x has nothing left but rounding are not counted.
         center: Subtract the mean token first.
-        solver: "auto", "tridiag" or "eigh"; see above.
+        solver: "auto", "tridiag", "eigh" or "purify"; see above.
 
     Returns:
         Scores [B, N], float32 (float64 for float64 input), and rank [B]; without B for [N, D].
@@ -113,9 +115,10 @@ class Diagnosis(NamedTuple):
 
     Attributes:
         rank: Number of leading directions, int32 [B].
-        steps: Steps of the tridiagonalisation that were taken, int32 [B].
-        size: min(N, D), the steps that a full one takes, int32 [B].
-        solver: What ran for each image: "tridiag", "eigh", or "none" for an image without energy.
+        steps: Steps of the tridiagonalisation that were taken, or matrix products of "purify", int32 [B].
+        size: Side of the Gram matrix and the steps that a full tridiagonalisation takes, int32 [B]: min(N, D),
+            and N for "purify".
+        solver: What ran for each image: "tridiag", "eigh", "purify", or "none" for an image without energy.
     """
 
     rank: Tensor
@@ -150,7 +153,7 @@ def diagnose(
     found, steps, size, ran = torch.ops.svdprune.diagnose(
         x, variance=variance, rank=rank, center=center, solver=solver
     )
-    names = ("none", "eigh", "tridiag")
+    names = ("none", "eigh", "tridiag", "purify")
     return Diagnosis(found, steps, size, [names[code] for code in ran.flatten().tolist()])
 
 

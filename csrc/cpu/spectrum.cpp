@@ -1,6 +1,8 @@
 #include "spectrum.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <type_traits>
 
 namespace svdprune::cpu {
 
@@ -22,6 +24,12 @@ Spectrum<T> spectrum(Gram<T> gram, const Options& options) {
     return Spectrum<T>{
         gram.side, gram.n,        0, {}, nullptr, nullptr, 0, false, std::move(gram.transform),
         0,         Solver::kAuto, {}};
+  }
+  if (options.solver == Solver::kPurify) {
+    if constexpr (std::is_same_v<T, double>) {
+      return solve_purify(std::move(gram), options);
+    }
+    throw std::logic_error("svdprune: \"purify\" takes a float64 Gram matrix");
   }
   // Early stop and the float64 tridiagonal stage are made for a float32 Gram; a float64 one gets
   // LAPACK's accuracy throughout unless asked otherwise.
