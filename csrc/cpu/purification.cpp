@@ -8,12 +8,15 @@
 #include <functional>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 namespace svdprune::cpu {
 
 namespace {
 
-constexpr int64_t kMostProducts = 500;
+constexpr int64_t kMostProducts = 1000;
+constexpr int64_t kMostEnergySteps = 40;
+constexpr double kFewFractions = 0.5;     // tr(X - X^2)
 constexpr double kIdempotent = 1e-12;     // ||X - X^2||_F of a projector, at most
 constexpr double kWhole = 1e-6;           // distance from a whole number, at most
 constexpr double kOneEigenvalue = 1e-14;  // ||Y G - lambda Y||_F / (||Y||_F ||G||_F), at most
@@ -29,6 +32,17 @@ double trace(const Matrix& a, int64_t n) {
     sum += a[i * (n + 1)];
   }
   return sum;
+}
+
+// x <- x^2 or 2 x - x^2, with y = x - x^2, whichever leaves tr(x) or tr(x g) nearer to its target; the excess
+// over it is given before the step and after squaring.
+void step(Matrix& x, const Matrix& y, double excess, double squared) {
+  const double doubled = 2 * excess - squared;
+  if (std::fabs(squared) <= std::fabs(doubled)) {
+    std::transform(x.begin(), x.end(), y.begin(), x.begin(), std::minus<>());
+  } else {
+    std::transform(x.begin(), x.end(), y.begin(), x.begin(), std::plus<>());
+  }
 }
 
 bool is_whole(double value) {
@@ -64,38 +78,49 @@ Matrix Purification::start() const {
   return x;
 }
 
-PurifiedCut Purification::steer(Matrix& x, const Target& target) {
+Purified Purification::to_rank(int64_t rank) {
+  return steer(start(), rank);
+}
+
+Matrix Purification::to_projector(Matrix x, int64_t rank) {
+  Purified result = steer(std::move(x), rank);
+  if (result.split != 0) {
+    throw NotSeparated();
+  }
+  return std::move(result.x);
+}
+
+int64_t Purification::rank_near(double threshold) {
+  Matrix x = start();
+  Matrix y(n_ * n_);
+  for (int64_t steps = 0;; ++steps) {
+    multiply(x, x, y);
+    const double excess = dot(x, g_) - threshold;
+    const double squared = dot(y, g_) - threshold;
+    std::transform(x.begin(), x.end(), y.begin(), y.begin(), std::minus<>());
+    const double weight = trace(y, n_);
+    const double energy = dot(y, g_);
+    if ((weight <= kFewFractions && std::fabs(excess) <= energy) || steps == kMostEnergySteps) {
+      const double rank = std::ceil(trace(x, n_) - excess * weight / energy);
+      return std::isfinite(rank) ? std::clamp<int64_t>(std::llround(rank), 1, n_) : n_;
+    }
+    step(x, y, excess, squared);
+  }
+}
+
+Purified Purification::steer(Matrix x, int64_t rank) {
   Matrix y(n_ * n_);
   for (;;) {
     multiply(x, x, y);
-    const double now = excess(x, target);
-    const double squared = excess(y, target);
-    const double doubled = 2 * now - squared;  // the excess of 2 X - X^2
+    const double target = static_cast<double>(rank);
+    const double excess = trace(x, n_) - target;
+    const double squared = trace(y, n_) - target;
     std::transform(x.begin(), x.end(), y.begin(), y.begin(), std::minus<>());
-    if (const std::optional<PurifiedCut> cut = read(x, y, target)) {
-      if (target.kind == Target::Kind::kCount && cut->split == 0 &&
-          static_cast<double>(cut->whole) != target.value) {
-        throw NotSeparated();
-      }
-      return *cut;
+    if (std::optional<Purified> result = read(x, y, rank)) {
+      return std::move(*result);
     }
-    if (std::fabs(squared) <= std::fabs(doubled)) {
-      std::transform(x.begin(), x.end(), y.begin(), x.begin(), std::minus<>());
-    } else {
-      std::transform(x.begin(), x.end(), y.begin(), x.begin(), std::plus<>());
-    }
+    step(x, y, excess, squared);
   }
-}
-
-Matrix Purification::projector(Matrix x, int64_t rank) {
-  if (steer(x, Target::count(rank)).split != 0) {
-    throw NotSeparated();
-  }
-  return x;
-}
-
-double Purification::energy(const Matrix& x) const {
-  return dot(x, g_);
 }
 
 // out = (a b + (a b)^T) / 2, as a and b commute.
@@ -112,36 +137,32 @@ void Purification::multiply(const Matrix& a, const Matrix& b, Matrix& out) {
   }
 }
 
-double Purification::excess(const Matrix& x, const Target& target) const {
-  return (target.kind == Target::Kind::kCount ? trace(x, n_) : energy(x)) - target.value;
-}
-
-// The cut, once y = x - x^2 shows it.
-std::optional<PurifiedCut> Purification::read(const Matrix& x, const Matrix& y,
-                                              const Target& target) {
+// The result, taking x, once y = x - x^2 shows it.
+std::optional<Purified> Purification::read(Matrix& x, const Matrix& y, int64_t rank) {
   const double norm = std::sqrt(dot(y, y));
+  const double count = trace(x, n_);
   if (norm <= kIdempotent) {
-    return PurifiedCut{std::lround(trace(x, n_)), 0, energy(x), 0};
+    if (std::llround(count) != rank) {
+      throw NotSeparated();
+    }
+    const double energy = dot(x, g_);
+    return Purified{std::move(x), rank, 0, energy, 0};
   }
   const double weight = trace(y, n_);
-  const double split = std::pow(weight / norm, 2);
   const double fraction = dot(x, y) / weight;
-  const double whole = trace(x, n_) - std::round(split) * fraction;
-  if (!(weight > 0 && split > 0.5 && is_whole(split) && is_whole(whole))) {
+  const double split = std::pow(weight / norm, 2);
+  const double whole = count - std::round(split) * fraction;
+  if (!(weight > 0 && is_whole(split) && is_whole(whole))) {
     return std::nullopt;
   }
-  const double eigenvalue = energy(y) / weight;
-  const PurifiedCut cut{std::lround(whole), std::lround(split),
-                        energy(x) - std::round(split) * fraction * eigenvalue, eigenvalue};
-  if (target.kind == Target::Kind::kCount &&
-      !(static_cast<double>(cut.whole) < target.value &&
-        target.value < static_cast<double>(cut.whole + cut.split))) {
-    return std::nullopt;  // whole and split directions will part
-  }
-  if (cut.split > 1 && !is_one_eigenvalue(y, norm, eigenvalue)) {
+  const int64_t k = std::llround(whole);
+  const int64_t m = std::llround(split);
+  const double eigenvalue = dot(y, g_) / weight;
+  if (!(k < rank && rank < k + m && is_one_eigenvalue(y, norm, eigenvalue))) {
     return std::nullopt;
   }
-  return cut;
+  const double energy = dot(x, g_) - static_cast<double>(m) * fraction * eigenvalue;
+  return Purified{std::move(x), k, m, energy, eigenvalue};
 }
 
 bool Purification::is_one_eigenvalue(const Matrix& y, double norm, double eigenvalue) {

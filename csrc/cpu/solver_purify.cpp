@@ -44,7 +44,6 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <tuple>
 #include <utility>
 
 namespace svdprune::cpu {
@@ -82,47 +81,31 @@ void pivoted_cholesky(const Matrix& p, int64_t n, int64_t rank, double* basis) {
   }
 }
 
-// Steers x by energy: its cut, and the smallest rank whose energy reaches the threshold.
-std::pair<PurifiedCut, int64_t> cut_by_energy(Purification& purification, double threshold,
-                                              Matrix& x) {
-  const PurifiedCut cut = purification.steer(x, Target::energy(threshold));
-  if (cut.split > 0) {
-    const double more = std::ceil((threshold - cut.energy) / cut.eigenvalue);
-    const double most = static_cast<double>(cut.split);
-    const int64_t rank = cut.whole + static_cast<int64_t>(std::clamp(more, 1.0, most));
-    if (rank < cut.whole + cut.split) {
-      return {cut, rank};
-    }
-    x = purification.projector(std::move(x), rank);
-    const double energy = purification.energy(x);
-    if (energy < threshold || energy - cut.eigenvalue >= threshold) {
-      throw NotSeparated();
-    }
-    return {{rank, 0, energy, 0}, rank};
-  }
-  const auto cut_at = [&](int64_t rank) {
-    x = purification.start();
-    return purification.steer(x, Target::count(rank));
-  };
-  int64_t rank = std::max<int64_t>(1, cut.whole + (cut.energy < threshold));
-  while (rank > 1 && cut_at(rank - 1).energy_of(rank - 1) >= threshold) {
+// The smallest rank whose energy reaches the threshold, and what it was read from: P_r, or a cut through a
+// multiple eigenvalue. Both sides are checked: P_r reaches it, and P_r-1 does not.
+std::pair<int64_t, Purified> by_energy(Purification& purification, int64_t n, double threshold) {
+  int64_t rank = purification.rank_near(threshold);
+  while (rank > 1 && purification.to_rank(rank - 1).energy_of(rank - 1) >= threshold) {
     --rank;
   }
-  return {cut_at(rank), rank};
+  Purified result = purification.to_rank(rank);
+  while (rank < n && result.energy_of(rank) < threshold) {
+    result = purification.to_rank(++rank);
+  }
+  return {rank, std::move(result)};
 }
 
-// Columns [n, rank] that span the leading directions of x as it was cut, into basis.
-void span(Purification& purification, const PurifiedCut& cut, int64_t rank, int64_t n, Matrix x,
-          double* basis) {
-  if (cut.split == 0) {
-    pivoted_cholesky(x, n, rank, basis);
+// Columns [n, rank] that span the leading directions, into basis.
+void span(Purification& purification, Purified result, int64_t rank, int64_t n, double* basis) {
+  if (result.split == 0) {
+    pivoted_cholesky(result.x, n, rank, basis);
     return;
   }
-  Matrix split = purification.projector(x, cut.whole + cut.split);
-  const Matrix whole = purification.projector(std::move(x), cut.whole);
+  Matrix split = purification.to_projector(result.x, result.whole + result.split);
+  const Matrix whole = purification.to_projector(std::move(result.x), result.whole);
   std::transform(split.begin(), split.end(), whole.begin(), split.begin(), std::minus<>());
-  pivoted_cholesky(whole, n, cut.whole, basis);
-  pivoted_cholesky(split, n, rank - cut.whole, basis + n * cut.whole);
+  pivoted_cholesky(whole, n, result.whole, basis);
+  pivoted_cholesky(split, n, rank - result.whole, basis + n * result.whole);
 }
 
 }  // namespace
@@ -131,18 +114,12 @@ Spectrum<double> solve_purify(Gram<double> gram, const Options& options) {
   const int64_t n = gram.n;
   Purification purification(n, gram.values.get());
   gram.values.reset();
-  Matrix x = purification.start();
-  int64_t rank = options.rank.value_or(0);
-  PurifiedCut cut;
-  if (options.rank) {
-    cut = purification.steer(x, Target::count(rank));
-  } else {
-    const double threshold = kReached * options.variance * gram.trace;
-    std::tie(cut, rank) = cut_by_energy(purification, threshold, x);
-  }
+  auto [rank, result] = options.rank
+                            ? std::pair(*options.rank, purification.to_rank(*options.rank))
+                            : by_energy(purification, n, kReached * options.variance * gram.trace);
   std::unique_ptr<double[]> storage(new double[n * rank]);
   double* basis = storage.get();
-  span(purification, cut, rank, n, std::move(x), basis);
+  span(purification, std::move(result), rank, n, basis);
   return Spectrum<double>{
       .side = gram.side,
       .n = n,
