@@ -4,6 +4,7 @@
 #include "cpu/gather.h"
 #include "cpu/gram.h"
 #include "cpu/leverage.h"
+#include "cpu/purification.h"
 #include "cpu/select.h"
 #include "cpu/spectrum.h"
 #include "cpu/tridiagonal_eigen.h"
@@ -119,7 +120,8 @@ py::tuple tridiagonal_eigen(const Doubles& diagonal, const Doubles& coupling) {
 }
 
 // (basis [n, r], matrix products) of a Gram matrix [n, n] by "purify"; without a rank, by variance.
-py::tuple purify(const Doubles& gram, double variance, std::optional<int64_t> rank) {
+py::tuple purify(const Doubles& gram, double variance, std::optional<int64_t> rank,
+                 int64_t most_products) {
   namespace cpu = svdprune::cpu;
   if (gram.ndim() != 2 || gram.shape(0) != gram.shape(1)) {
     throw py::value_error("gram must be [n, n]");
@@ -130,8 +132,8 @@ py::tuple purify(const Doubles& gram, double variance, std::optional<int64_t> ra
   for (int64_t i = 0; i < n; ++i) {
     copy.trace += copy.values[i * (n + 1)];
   }
-  const auto result =
-      cpu::solve_purify(std::move(copy), {variance, rank, false, svdprune::Solver::kPurify});
+  const auto result = cpu::solve_purify(
+      std::move(copy), {variance, rank, false, svdprune::Solver::kPurify}, most_products);
   Doubles basis({n, result.rank});
   for (int64_t j = 0; j < result.rank; ++j) {
     for (int64_t i = 0; i < n; ++i) {
@@ -213,8 +215,8 @@ PYBIND11_MODULE(_native, m) {
         py::arg("total"));
   m.def("tridiagonalise", &tridiagonalise, py::arg("a"), py::arg("most"));
   m.def("tridiagonal_eigen", &tridiagonal_eigen, py::arg("diagonal"), py::arg("coupling"));
-  m.def("purify", &purify, py::arg("gram"), py::arg("variance") = 0.9,
-        py::arg("rank") = py::none());
+  m.def("purify", &purify, py::arg("gram"), py::arg("variance") = 0.9, py::arg("rank") = py::none(),
+        py::arg("most_products") = svdprune::cpu::kMostProducts);
   m.def("select_topk", &select_topk, py::arg("scores"), py::arg("keep"));
   m.def("select_coverage", &select_coverage, py::arg("scores"), py::arg("max_keep"),
         py::arg("coverage"));

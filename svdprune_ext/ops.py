@@ -3,13 +3,14 @@
 Numerics, for all: float64 input is worked on in float64, all others in float32 (16-bit products are exact
 in it). Against a float64 SVD of the same input the scores differ by at most ``max(2e-4, 3e-9 / gap)`` with
 ``gap = (lambda_r - lambda_r+1) / lambda_1`` of the Gram matrix, and the rank only where the energy at the cut
-lies within 1e-6 of the threshold (solver "eigh": 6e-8 / gap and 1e-5). Equal scores: the lower index wins.
+lies within 1e-6 of the threshold (solver "eigh": 6e-8 / gap and 1e-5; "purify": ``max(1e-6, 1e-15 / gap)``
+and 1e-12). Equal scores: the lower index wins.
 
 Solvers: "tridiag" is a Householder tridiagonalisation that stops as soon as a certificate says that the
 leading directions are there, with the eigenpairs in float64; "eigh" is LAPACK's full decomposition; "auto" is
 "tridiag", and "eigh" for float64 input. "purify", for cross-checks and on the CPU only, finds the projector
-onto the leading directions by matrix products alone, in float64 and on N x N matrices; where its cut stays
-open after 500 products, "eigh" takes over. It counts every direction of a given rank.
+onto the leading directions by matrix products alone, in float64 and on N x N matrices; where that has not
+settled after 600 products, "eigh" takes over. It counts every direction of a given rank.
 
 Arrays: beside tensors, all take arrays of a library with DLPack (NumPy, CuPy, JAX) and return arrays of that
 library, on the same device, without a copy and without a gradient. See ``arrays.py``.
@@ -116,8 +117,8 @@ class Diagnosis(NamedTuple):
     Attributes:
         rank: Number of leading directions, int32 [B].
         steps: Steps of the tridiagonalisation that were taken, or matrix products of "purify", int32 [B].
-        size: Side of the Gram matrix and the steps that a full tridiagonalisation takes, int32 [B]: min(N, D),
-            and N for "purify".
+        size: Side of the Gram matrix, and the steps that a full tridiagonalisation takes, int32 [B]:
+            min(N, D), and N for "purify".
         solver: What ran for each image: "tridiag", "eigh", "purify", or "none" for an image without energy.
     """
 

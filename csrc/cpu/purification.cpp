@@ -14,7 +14,6 @@ namespace svdprune::cpu {
 
 namespace {
 
-constexpr int64_t kMostProducts = 1000;
 constexpr int64_t kMostEnergySteps = 40;
 constexpr double kFewFractions = 0.5;     // tr(X - X^2)
 constexpr double kIdempotent = 1e-12;     // ||X - X^2||_F of a projector, at most
@@ -51,7 +50,8 @@ bool is_whole(double value) {
 
 }  // namespace
 
-Purification::Purification(int64_t n, const double* gram) : n_(n), g_(n * n) {
+Purification::Purification(int64_t n, const double* gram, int64_t most)
+    : n_(n), g_(n * n), most_(most) {
   for (int64_t j = 0; j < n; ++j) {
     for (int64_t i = j; i < n; ++i) {
       g_[i + j * n] = g_[j + i * n] = gram[i + j * n];
@@ -102,7 +102,8 @@ int64_t Purification::rank_near(double threshold) {
     const double energy = dot(y, g_);
     if ((weight <= kFewFractions && std::fabs(excess) <= energy) || steps == kMostEnergySteps) {
       const double rank = std::ceil(trace(x, n_) - excess * weight / energy);
-      return std::isfinite(rank) ? std::clamp<int64_t>(std::llround(rank), 1, n_) : n_;
+      const double most = static_cast<double>(n_);
+      return static_cast<int64_t>(std::isfinite(rank) ? std::clamp(rank, 1.0, most) : most);
     }
     step(x, y, excess, squared);
   }
@@ -125,9 +126,10 @@ Purified Purification::steer(Matrix x, int64_t rank) {
 
 // out = (a b + (a b)^T) / 2, as a and b commute.
 void Purification::multiply(const Matrix& a, const Matrix& b, Matrix& out) {
-  if (++products_ > kMostProducts) {
+  if (products_ == most_) {
     throw NotSeparated();
   }
+  ++products_;
   gemm('N', 'N', n_, n_, n_, a.data(), n_, b.data(), n_, 0.0, out.data(), n_);
   for (int64_t j = 0; j < n_; ++j) {
     for (int64_t i = j + 1; i < n_; ++i) {

@@ -7,6 +7,8 @@
 
 namespace svdprune::cpu {
 
+constexpr int64_t kMostProducts = 600;
+
 using Matrix = std::vector<double>;  // [n, n], symmetric
 
 // A symmetric X with the eigenvalues 1, 0, and a fraction for directions of one eigenvalue of G.
@@ -24,11 +26,11 @@ struct Purified {
 };
 
 // The steps of Note [purification] in solver_purify.cpp, which has the mathematics. Members throw
-// NotSeparated when too many products have been taken.
+// NotSeparated when more products than `most` would be taken.
 class Purification {
  public:
   // gram: [n, n], column-major, lower triangle; not zero.
-  Purification(int64_t n, const double* gram);
+  Purification(int64_t n, const double* gram, int64_t most);
 
   // G steered by tr(X) to `rank`: its projector, or a cut through one multiple eigenvalue.
   Purified to_rank(int64_t rank);
@@ -53,6 +55,7 @@ class Purification {
   int64_t n_;
   Matrix g_;
   double norm_;  // ||G||_F
+  int64_t most_;
   int64_t products_ = 0;
   int64_t next_test_ = 0;  // of the products, before which none is spent on a test
 };

@@ -13,8 +13,8 @@ namespace svdprune::cpu {
 
 namespace {
 
-// Stages 1 and 2. Where "tridiag" meets a multiple eigenvalue, or "purify" a cut too narrow for it, LAPACK
-// takes over.
+// Stages 1 and 2. Where "tridiag" meets a multiple eigenvalue, or "purify" does not settle, LAPACK takes
+// over.
 template <class T>
 Spectrum<T> spectrum_of(const Image& image, Options options) {
   const Side side = options.solver == Solver::kPurify ? Side::kTokens : smaller_side(image);

@@ -1,5 +1,7 @@
 #include "spectrum.h"
 
+#include "purification.h"
+
 #include <algorithm>
 #include <stdexcept>
 #include <type_traits>
@@ -27,7 +29,7 @@ Spectrum<T> spectrum(Gram<T> gram, const Options& options) {
   }
   if (options.solver == Solver::kPurify) {
     if constexpr (std::is_same_v<T, double>) {
-      return solve_purify(std::move(gram), options);
+      return solve_purify(std::move(gram), options, kMostProducts);
     }
     throw std::logic_error("svdprune: \"purify\" takes a float64 Gram matrix");
   }

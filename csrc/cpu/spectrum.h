@@ -25,12 +25,13 @@ struct Spectrum {
   int64_t columns;      // r, column j belonging to eigenvalues[j] if any; n - r for a complement
   bool complement;      // tokens' side only: basis is the other eigenvectors, as they are fewer
   Transform transform;  // of the features, as in Gram
-  int64_t steps;        // of the tridiagonalisation that were taken; n for "eigh"; matrix products
-  Solver solver;        // that ran
+  int64_t steps;  // of the tridiagonalisation that were taken; n for "eigh"; products of "purify"
+  Solver solver;  // that ran
   Cut<T> cut;
 };
 
-// "tridiag" or "purify" could not tell eigenvectors apart: they belong to one multiple eigenvalue, or nearly.
+// "tridiag" could not tell eigenvectors apart, as they belong to one multiple eigenvalue, or "purify" did not
+// settle.
 struct NotSeparated : std::runtime_error {
   NotSeparated() : std::runtime_error("svdprune: eigenvectors of a multiple eigenvalue") {}
 };
@@ -45,7 +46,7 @@ template <class T>
 Spectrum<T> solve_eigh(Gram<T> gram, const Options& options);
 template <class T>
 Spectrum<T> solve_tridiag(Gram<T> gram, const Options& options);
-Spectrum<double> solve_purify(Gram<double> gram, const Options& options);
+Spectrum<double> solve_purify(Gram<double> gram, const Options& options, int64_t most_products);
 
 // The smallest r whose leading eigenvalues hold at least `variance` of `total`; n + 1 when all [n]
 // do not. eigenvalues: descending. Negative ones, which are rounding, count as zero.
