@@ -93,7 +93,7 @@ Matrix Purification::to_projector(Matrix x, int64_t rank) {
 int64_t Purification::rank_near(double threshold) {
   Matrix x = start();
   Matrix y(n_ * n_);
-  for (int64_t steps = 0;; ++steps) {
+  for (int64_t steps = 1;; ++steps) {
     multiply(x, x, y);
     const double excess = dot(x, g_) - threshold;
     const double squared = dot(y, g_) - threshold;
