@@ -6,6 +6,7 @@
 #include "cpu/gram.h"
 #include "cpu/interleave.h"
 #include "cpu/leverage.h"
+#include "cpu/purification.h"
 #include "cpu/rank_k.h"
 #include "cpu/select.h"
 #include "cpu/spectrum.h"
@@ -17,9 +18,12 @@
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <chrono>
+#include <memory>
+#include <optional>
 #include <vector>
 
 namespace py = pybind11;
@@ -166,6 +170,30 @@ py::tuple tridiagonal_eigen(const Doubles& diagonal, const Doubles& coupling) {
   return py::make_tuple(Doubles(values.size(), values.data()), vectors);
 }
 
+// (basis [n, r], matrix products) of a Gram matrix [n, n] by "purify"; without a rank, by variance.
+py::tuple purify(const Doubles& gram, double variance, std::optional<int64_t> rank,
+                 int64_t most_products) {
+  namespace cpu = svdprune::cpu;
+  if (gram.ndim() != 2 || gram.shape(0) != gram.shape(1)) {
+    throw py::value_error("gram must be [n, n]");
+  }
+  const int64_t n = gram.shape(0);
+  cpu::Gram<double> copy{cpu::Side::kTokens, n, std::make_unique<double[]>(n * n), 0, {}};
+  std::copy_n(gram.data(), n * n, copy.values.get());
+  for (int64_t i = 0; i < n; ++i) {
+    copy.trace += copy.values[i * (n + 1)];
+  }
+  const auto result = cpu::solve_purify(
+      std::move(copy), {variance, rank, false, svdprune::Solver::kPurify}, most_products);
+  Doubles basis({n, result.rank});
+  for (int64_t j = 0; j < result.rank; ++j) {
+    for (int64_t i = 0; i < n; ++i) {
+      basis.mutable_at(i, j) = result.basis[i + j * n];
+    }
+  }
+  return py::make_tuple(basis, result.steps);
+}
+
 int64_t rank_for_variance(const Vector& eigenvalues, double variance, double total) {
   return svdprune::cpu::rank_for_variance(eigenvalues.data(), eigenvalues.size(), variance, total);
 }
@@ -239,6 +267,8 @@ PYBIND11_MODULE(_native, m) {
   m.def("tridiagonalise", &tridiagonalise, py::arg("a"), py::arg("most"));
   m.def("lies_below", &lies_below, py::arg("a"), py::arg("limit"));
   m.def("tridiagonal_eigen", &tridiagonal_eigen, py::arg("diagonal"), py::arg("coupling"));
+  m.def("purify", &purify, py::arg("gram"), py::arg("variance") = 0.9, py::arg("rank") = py::none(),
+        py::arg("most_products") = svdprune::cpu::kMostProducts);
   m.def("select_topk", &select_topk, py::arg("scores"), py::arg("keep"));
   m.def("select_coverage", &select_coverage, py::arg("scores"), py::arg("max_keep"),
         py::arg("coverage"));

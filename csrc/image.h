@@ -33,7 +33,7 @@ inline int64_t width_of(ScalarType dtype) {
   }
 }
 
-enum class Solver { kAuto, kEigh, kTridiag };
+enum class Solver { kAuto, kEigh, kTridiag, kPurify };
 
 struct Options {
   double variance = 0.9;

@@ -11,9 +11,9 @@ STABLE_TORCH_LIBRARY(svdprune, m) {
       "str solver=\"auto\") -> (Tensor scores, Tensor rank)");
 
   // How a solver went about each image: rank [B], steps [B] of the tridiagonalisation that it took,
-  // of size [B] at most, solver [B]: 1 "eigh", 2 "tridiag", and refined [B]: 1 if the image was
-  // solved again in float64, which the others are of then. Does the work anew; for study, not
-  // service.
+  // of size [B] at most, or matrix products of "purify"; solver [B]: 1 "eigh", 2 "tridiag", 3
+  // "purify"; and refined [B]: 1 if the image was solved again in float64, which the others are of
+  // then. Does the work anew; for study, not service.
   m.def(
       "diagnose(Tensor x, *, float variance=0.9, SymInt? rank=None, bool center=False, "
       "str solver=\"auto\") -> (Tensor rank, Tensor steps, Tensor size, Tensor solver, "

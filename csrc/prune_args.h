@@ -71,7 +71,10 @@ inline Solver parse_solver(const char* op, const std::string& solver) {
   if (solver == "eigh") {
     return Solver::kEigh;
   }
-  refuse(op, "solver must be \"auto\", \"tridiag\" or \"eigh\", got \"", solver, "\"");
+  if (solver == "purify") {
+    return Solver::kPurify;
+  }
+  refuse(op, "solver must be \"auto\", \"tridiag\", \"eigh\" or \"purify\", got \"", solver, "\"");
 }
 
 inline void check_select(const char* op, const std::string& select) {

@@ -27,6 +27,8 @@ class Promise:
 
 FLOAT32 = Promise(floor=2e-4, noise=3e-9, share=1e-6)
 FLOAT32_EIGH = Promise(floor=2e-4, noise=6e-8, share=1e-5)
+# Works in float64, whatever the input; scores are rounded to float32.
+FLOAT32_PURIFY = Promise(floor=1e-6, noise=1e-15, share=1e-12)
 FLOAT64 = Promise(floor=1e-8, noise=1e-15, share=1e-12)
 UNDEFINED = 0.5  # from this tolerance on, the leading subspace is undefined
 
@@ -34,7 +36,7 @@ UNDEFINED = 0.5  # from this tolerance on, the leading subspace is undefined
 def promise_for(dtype: torch.dtype, solver: str) -> Promise:
     if dtype == torch.float64:
         return FLOAT64
-    return FLOAT32_EIGH if solver == "eigh" else FLOAT32
+    return {"eigh": FLOAT32_EIGH, "purify": FLOAT32_PURIFY}.get(solver, FLOAT32)
 
 
 def oracle_of(

@@ -177,7 +177,7 @@ def test_patching_twice_is_refused_until_removed():
         ({"variance": 1.5}, r"variance must be in \(0, 1\], got 1.5"),
         ({"rank": 0}, r"rank must be None or an int in \[1, 16\], got 0"),
         ({"rank": 17}, r"rank must be None or an int in \[1, 16\], got 17"),
-        ({"solver": "svd"}, "solver must be one of auto, tridiag, eigh, got 'svd'"),
+        ({"solver": "svd"}, "solver must be one of auto, tridiag, eigh, purify, got 'svd'"),
         ({"positions": "new"}, 'positions must be "compact" or "original", got \'new\''),
     ],
 )

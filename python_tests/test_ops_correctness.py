@@ -23,7 +23,7 @@ def same_bits(a, b):
     return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
 
 
-@pytest.mark.parametrize("solver", ["tridiag", "eigh"])
+@pytest.mark.parametrize("solver", ["tridiag", "eigh", "purify"])
 @every_sample
 def test_leverage_scores(sample, solver):
     x = sample.make()
@@ -177,7 +177,7 @@ def test_zeros_keep_the_first_tokens():
     assert svdprune.prune(torch.zeros(2, 7, 5), 3).indices.tolist() == [[0, 1, 2]] * 2
 
 
-@pytest.mark.parametrize("solver", ["auto", "eigh"])
+@pytest.mark.parametrize("solver", ["auto", "eigh", "purify"])
 def test_solvers(solver):
     x = gaussian(30, 40)
     out = svdprune.prune(x, 7, solver=solver)

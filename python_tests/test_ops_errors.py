@@ -89,6 +89,21 @@ def test_size(name):
         CALLS[name](x)
 
 
+def test_size_for_purify():
+    # It works on N x N matrices, whatever D is.
+    x = torch.zeros(1, 1).expand(16385, 8)
+    with refused("prune", 'x must have N <= 16384 for solver "purify", got N = 16385'):
+        svdprune.prune(x, 3, solver="purify")
+    with refused("prune_varlen", 'x must have N <= 16384 for solver "purify", got N = 16385'):
+        varlen(
+            x=x,
+            cu_seqlens=offsets(0, 16385),
+            cu_keep=offsets(0, 5),
+            max_seqlen=16385,
+            solver="purify",
+        )
+
+
 def test_extent():
     x = torch.zeros(1, 1).expand(1, 2**31)
     with refused("leverage_scores", "x must have N and D below 2^31, got shape [1, 2147483648]"):
@@ -116,7 +131,7 @@ def test_rank(name, rank):
 @every_op
 @pytest.mark.parametrize("solver", ["svd", "", "AUTO"])
 def test_solver(name, solver):
-    with refused(name, f'solver must be "auto", "tridiag" or "eigh", got "{solver}"'):
+    with refused(name, f'solver must be "auto", "tridiag", "eigh" or "purify", got "{solver}"'):
         CALLS[name](solver=solver)
 
 

@@ -15,7 +15,7 @@ class SVDPrune(nn.Module):
         variance: Share of the energy that the leading directions hold, in (0, 1].
         rank: Number of leading directions; overrides ``variance``.
         center: Subtract the mean token before scoring.
-        solver: "auto", "tridiag" or "eigh".
+        solver: "auto", "tridiag", "eigh" or "purify".
 
     Example:
         >>> pruned = SVDPrune(keep=32)(features)  # [B, 576, 1024] -> [B, 32, 1024]

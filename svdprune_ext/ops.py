@@ -3,11 +3,14 @@
 Numerics, for all: float64 input is worked on in float64, all others in float32 (16-bit products are exact
 in it). Against a float64 SVD of the same input the scores differ by at most ``max(2e-4, 3e-9 / gap)`` with
 ``gap = (lambda_r - lambda_r+1) / lambda_1`` of the Gram matrix, and the rank only where the energy at the cut
-lies within 1e-6 of the threshold (solver "eigh": 6e-8 / gap and 1e-5). Equal scores: the lower index wins.
+lies within 1e-6 of the threshold (solver "eigh": 6e-8 / gap and 1e-5; "purify": ``max(1e-6, 1e-15 / gap)``
+and 1e-12). Equal scores: the lower index wins.
 
 Solvers: "tridiag" is a Householder tridiagonalisation that stops as soon as a certificate says that the
 leading directions are there, with the eigenpairs in float64; "eigh" is LAPACK's full decomposition; "auto" is
-"tridiag", and "eigh" for float64 input.
+"tridiag", and "eigh" for float64 input. "purify", for cross-checks and on the CPU only, finds the projector
+onto the leading directions by matrix products alone, in float64 and on N x N matrices; where that has not
+settled after 600 products, "eigh" takes over. It counts every direction of a given rank.
 
 Arrays: beside tensors, all take arrays of a library with DLPack (NumPy, CuPy, JAX) and return arrays of that
 library, on the same device, without a copy and without a gradient. See ``arrays.py``.
@@ -84,7 +87,7 @@ def leverage_scores(
         rank: Number of leading directions, in [1, min(N, D)]; overrides ``variance``. Where N > D, and
             on CUDA where images are packed, those in which x has nothing left but rounding are not counted.
         center: Subtract the mean token first.
-        solver: "auto", "tridiag" or "eigh"; see above.
+        solver: "auto", "tridiag", "eigh" or "purify"; see above.
 
     Returns:
         Scores [B, N], float32 (float64 for float64 input), and rank [B]; without B for [N, D].
@@ -113,9 +116,10 @@ class Diagnosis(NamedTuple):
 
     Attributes:
         rank: Number of leading directions, int32 [B].
-        steps: Steps of the tridiagonalisation that were taken, int32 [B].
-        size: min(N, D), the steps that a full one takes, int32 [B].
-        solver: What ran for each image: "tridiag", "eigh", or "none" for an image without energy.
+        steps: Steps of the tridiagonalisation that were taken, or matrix products of "purify", int32 [B].
+        size: Side of the Gram matrix, and the steps that a full tridiagonalisation takes, int32 [B]:
+            min(N, D), and N for "purify".
+        solver: What ran for each image: "tridiag", "eigh", "purify", or "none" for an image without energy.
         refined: Whether the image was solved again in float64, because float32 might have missed the
             accuracy promised; rank, steps and solver are of that then. Bool [B].
     """
@@ -154,7 +158,7 @@ def diagnose(
     found, steps, size, ran, refined = torch.ops.svdprune.diagnose(
         x, variance=variance, rank=rank, center=center, solver=solver
     )
-    names = ("none", "eigh", "tridiag")
+    names = ("none", "eigh", "tridiag", "purify")
     solvers = [names[code] for code in ran.flatten().tolist()]
     return Diagnosis(found, steps, size, solvers, refined.bool())
 

@@ -62,6 +62,21 @@ Batch checked_batch(const char* op, const Tensor& x) {
   return batch;
 }
 
+// "purify" works on N x N whatever D is.
+void check_purify(const char* op, const Options& options, int64_t tokens) {
+  if (options.solver == Solver::kPurify && tokens > kMaxSide) {
+    refuse(op, "x must have N <= ", kMaxSide, " for solver \"purify\", got N = ", tokens);
+  }
+}
+
+Options checked_options(const char* op, const Batch& batch, double variance,
+                        std::optional<int64_t> rank, bool center, const std::string& solver) {
+  const Options options =
+      check_options(op, variance, rank, center, solver, batch.rank_limit(), "min(N, D)");
+  check_purify(op, options, batch.tokens);
+  return options;
+}
+
 char* row(const Tensor& t, int64_t offset) {
   return static_cast<char*>(t.mutable_data_ptr()) + offset * static_cast<int64_t>(t.element_size());
 }
@@ -81,8 +96,7 @@ std::tuple<Tensor, Tensor> leverage_scores_cpu(const Tensor& x, double variance,
                                                const std::string& solver) {
   const char* op = "leverage_scores";
   const Batch batch = checked_batch(op, x);
-  const Options options =
-      check_options(op, variance, rank, center, solver, batch.rank_limit(), "min(N, D)");
+  const Options options = checked_options(op, batch, variance, rank, center, solver);
 
   const Tensor scores = batch.output(x, {batch.tokens}, score_dtype(x));
   const Tensor ranks = batch.output(x, {}, ScalarType::Int);
@@ -98,8 +112,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> diagnose_cpu(const Tensor& x,
                                                                 const std::string& solver) {
   const char* op = "diagnose";
   const Batch batch = checked_batch(op, x);
-  const Options options =
-      check_options(op, variance, rank, center, solver, batch.rank_limit(), "min(N, D)");
+  const Options options = checked_options(op, batch, variance, rank, center, solver);
 
   const Tensor scores = batch.output(x, {batch.tokens}, score_dtype(x));
   const Tensor ranks = batch.output(x, {}, ScalarType::Int);
@@ -125,8 +138,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_cpu(const Tensor& x, int64_t ke
   const char* op = "prune";
   const Batch batch = checked_batch(op, x);
   check_keep(op, "keep", keep, batch.tokens);
-  const Options options =
-      check_options(op, variance, rank, center, solver, batch.rank_limit(), "min(N, D)");
+  const Options options = checked_options(op, batch, variance, rank, center, solver);
   check_select(op, select);
 
   const Tensor tokens = batch.output(x, {keep, batch.features}, x.scalar_type());
@@ -152,8 +164,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> prune_adaptive_cpu(
   const Batch batch = checked_batch(op, x);
   check_keep(op, "max_keep", max_keep, batch.tokens);
   check_coverage(op, coverage);
-  const Options options =
-      check_options(op, variance, rank, center, solver, batch.rank_limit(), "min(N, D)");
+  const Options options = checked_options(op, batch, variance, rank, center, solver);
 
   const Tensor tokens = batch.output(x, {max_keep, batch.features}, x.scalar_type());
   const Tensor indices = batch.output(x, {max_keep}, ScalarType::Long);
@@ -187,6 +198,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_varlen_cpu(
   const int64_t* first_kept = static_cast<const int64_t*>(keeps.const_data_ptr());
   check_offsets(op, first_token, first_kept, images, packed.tokens, total_keep, max_seqlen);
   const Options options = check_options(op, variance, rank, center, solver, packed.features, "D");
+  check_purify(op, options, max_seqlen);
   check_select(op, select);
 
   const Tensor tokens = new_empty(x, {total_keep, packed.features}, x.scalar_type());

@@ -13,16 +13,29 @@ namespace svdprune::cpu {
 
 namespace {
 
-// Stages 1 and 2. Where "tridiag" meets a multiple eigenvalue, LAPACK takes over.
+// Stages 1 and 2. Where "tridiag" meets a multiple eigenvalue, or "purify" does not settle, LAPACK takes
+// over.
 template <class T>
 Spectrum<T> spectrum_of(Crew& crew, const Image& image, Options options) {
-  const Side side = smaller_side(image);
+  const Side side = options.solver == Solver::kPurify ? Side::kTokens : smaller_side(image);
   try {
     return spectrum(crew, gram<T>(crew, image, side, options.center), options);
   } catch (const NotSeparated&) {
     options.solver = Solver::kEigh;
-    return spectrum(crew, gram<T>(crew, image, side, options.center), options);
+    return spectrum(crew, gram<T>(crew, image, smaller_side(image), options.center), options);
   }
+}
+
+template <class T>
+Solved score_image_as(Crew& crew, const Image& image, const Options& options, T* scores);
+
+// An image of float32 or less, worked on in float64.
+Solved score_image_in_float64(Crew& crew, const Image& image, const Options& options,
+                              float* scores) {
+  std::vector<double> wide(image.tokens);
+  const Solved solved = score_image_as(crew, image, options, wide.data());
+  std::copy(wide.begin(), wide.end(), scores);
+  return solved;
 }
 
 template <class T>
@@ -36,10 +49,8 @@ Solved score_image_as(Crew& crew, const Image& image, const Options& options, T*
     if (needs_float64(image, result)) {
       Options same_solver = options;
       same_solver.solver = result.solver;
-      std::vector<double> wide(image.tokens);
-      Solved solved = score_image_as(crew, image, same_solver, wide.data());
+      Solved solved = score_image_in_float64(crew, image, same_solver, scores);
       solved.refined = true;
-      std::copy(wide.begin(), wide.end(), scores);
       return solved;
     }
   }
@@ -53,9 +64,13 @@ Solved score_image_as(Crew& crew, const Image& image, const Options& options, T*
 }  // namespace
 
 Solved score_image(Crew& crew, const Image& image, const Options& options, void* scores) {
-  return image.dtype == ScalarType::Double
-             ? score_image_as(crew, image, options, static_cast<double*>(scores))
-             : score_image_as(crew, image, options, static_cast<float*>(scores));
+  if (image.dtype == ScalarType::Double) {
+    return score_image_as(crew, image, options, static_cast<double*>(scores));
+  }
+  if (options.solver == Solver::kPurify) {
+    return score_image_in_float64(crew, image, options, static_cast<float*>(scores));
+  }
+  return score_image_as(crew, image, options, static_cast<float*>(scores));
 }
 
 }  // namespace svdprune::cpu

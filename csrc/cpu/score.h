@@ -10,8 +10,8 @@ namespace svdprune::cpu {
 // How an image was solved.
 struct Solved {
   int64_t rank = 0;
-  int64_t steps = 0;              // of the tridiagonalisation; size for "eigh"
-  int64_t size = 0;               // n, of the Gram matrix
+  int64_t steps = 0;  // of the tridiagonalisation; size for "eigh"; products for "purify"
+  int64_t size = 0;   // n, of the Gram matrix
   Solver solver = Solver::kAuto;  // that ran; kAuto: none was needed, as the image holds no energy
   bool refined = false;           // solved again in float64, which the rest is of; see refine.h
 };

@@ -1,6 +1,10 @@
 #include "spectrum.h"
 
+#include "purification.h"
+
 #include <algorithm>
+#include <stdexcept>
+#include <type_traits>
 
 namespace svdprune::cpu {
 
@@ -22,6 +26,12 @@ Spectrum<T> spectrum(Crew& crew, Gram<T> gram, const Options& options) {
     return Spectrum<T>{
         gram.side, gram.n,        0, {}, nullptr, nullptr, 0, false, std::move(gram.transform),
         0,         Solver::kAuto, {}};
+  }
+  if (options.solver == Solver::kPurify) {
+    if constexpr (std::is_same_v<T, double>) {
+      return solve_purify(std::move(gram), options, kMostProducts);
+    }
+    throw std::logic_error("svdprune: \"purify\" takes a float64 Gram matrix");
   }
   return takes_tridiag(options, sizeof(T) == sizeof(double))
              ? solve_tridiag(crew, std::move(gram), options)

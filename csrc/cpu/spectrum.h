@@ -19,18 +19,19 @@ struct Spectrum {
   Side side;
   int64_t n;
   int64_t rank;                // r
-  std::vector<T> eigenvalues;  // [r], descending
+  std::vector<T> eigenvalues;  // [r], descending; none for "purify"
   std::unique_ptr<T[]> storage;
   T* basis;             // [n, columns], column-major, in `storage`
-  int64_t columns;      // r, column j belonging to eigenvalues[j]; n - r for a complement
+  int64_t columns;      // r, column j belonging to eigenvalues[j] if any; n - r for a complement
   bool complement;      // tokens' side only: basis is the other eigenvectors, as they are fewer
   Transform transform;  // of the features, as in Gram
-  int64_t steps;        // of the tridiagonalisation that were taken; n for "eigh"
-  Solver solver;        // that ran
+  int64_t steps;  // of the tridiagonalisation that were taken; n for "eigh"; products of "purify"
+  Solver solver;  // that ran
   Cut<T> cut;
 };
 
-// "tridiag" could not tell eigenvectors apart: they belong to one multiple eigenvalue.
+// "tridiag" could not tell eigenvectors apart, as they belong to one multiple eigenvalue, or "purify" did not
+// settle.
 struct NotSeparated : std::runtime_error {
   NotSeparated() : std::runtime_error("svdprune: eigenvectors of a multiple eigenvalue") {}
 };
@@ -41,16 +42,17 @@ inline bool takes_tridiag(const Options& options, bool float64) {
   return options.solver == Solver::kTridiag || (options.solver == Solver::kAuto && !float64);
 }
 
-// Consumes the Gram matrix. Throws NotSeparated (not for "eigh").
+// Consumes the Gram matrix, which "purify" takes in float64 only. Throws NotSeparated (not for "eigh").
 template <class T>
 Spectrum<T> spectrum(Crew& crew, Gram<T> gram, const Options& options);
 
 // The solvers, for a Gram matrix that is not zero. Besides its memory "tridiag" takes [n, r]
-// numbers, and "eigh" 2 n^2.
+// numbers, "eigh" 2 n^2, and "purify", for the tokens' side only, 3 n^2.
 template <class T>
 Spectrum<T> solve_eigh(Gram<T> gram, const Options& options);
 template <class T>
 Spectrum<T> solve_tridiag(Crew& crew, Gram<T> gram, const Options& options);
+Spectrum<double> solve_purify(Gram<double> gram, const Options& options, int64_t most_products);
 
 // The smallest r whose leading eigenvalues hold at least `variance` of `total`; n + 1 when all [n]
 // do not. eigenvalues: descending. Negative ones, which are rounding, count as zero.

@@ -242,8 +242,8 @@ Options check_cuda_options(const char* op, double variance, std::optional<int64_
                            bool center, const std::string& solver, int64_t rank_limit,
                            const char* limit_name) {
   const Options options = check_options(op, variance, rank, center, solver, rank_limit, limit_name);
-  if (options.solver == Solver::kTridiag) {
-    refuse(op, "solver must be \"auto\" or \"eigh\" for CUDA tensors, got \"tridiag\"");
+  if (options.solver != Solver::kAuto && options.solver != Solver::kEigh) {
+    refuse(op, "solver must be \"auto\" or \"eigh\" for CUDA tensors, got \"", solver, "\"");
   }
   return options;
 }

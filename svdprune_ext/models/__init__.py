@@ -98,7 +98,7 @@ def apply(
     _check("variance", 0 < variance <= 1, "in (0, 1]", variance)
     rank_fits = rank is None or (_is_int(rank) and 1 <= rank <= tokens)
     _check("rank", rank_fits, f"None or an int in [1, {tokens}]", rank)
-    solvers = ("auto", "tridiag", "eigh")
+    solvers = ("auto", "tridiag", "eigh", "purify")
     _check("solver", solver in solvers, f"one of {', '.join(solvers)}", solver)
     _check("positions", positions in ("compact", "original"), '"compact" or "original"', positions)
     hooks = Hooks(Settings(keep, variance, rank, center, solver, positions))
