@@ -53,8 +53,8 @@ _PRODUCT = (
     "product, on both cores, which no eigensolver can shorten."
 )
 _NO_STOP = (
-    "The goal leaves {allowed}. A flat spectrum takes all steps of the reduction, each a pass over the rest of "
-    "the matrix that waits for memory, and the vectors of some hundred directions: {spectrum} of {sum}."
+    "The goal leaves {allowed}. A flat spectrum takes all steps of the reduction, each a pass over the rest "
+    "of the matrix that waits for memory, and the vectors of some hundred directions: {spectrum} of {sum}."
 )
 _BOTH_CORES = (
     "A call of one image has both cores already, in every long stage ({sum}); a batch saves only what two "
