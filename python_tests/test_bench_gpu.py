@@ -241,6 +241,22 @@ def test_prefill_of_a_tiny_model_on_the_cpu():
     assert json.loads(json.dumps(rows)) == rows
 
 
+def test_prefill_on_the_cpu_becomes_a_section_of_the_readme(tmp_path, monkeypatch):
+    tiny = bench_prefill.Sizes(56, 14, 32, 64, 2, 4, 48, 96, 2, 4, 100)
+    monkeypatch.setattr(bench_prefill.Sizes, "for_cpu", lambda: tiny)
+    monkeypatch.setattr(bench_prefill, "KEEPS", (16, 4))
+    file = tmp_path / "prefill.json"
+    command = ["--device", "cpu", "--json", str(file), "--budget", "0"]
+    assert bench_prefill.main(command) == 0
+    readme = "before <!-- bench:prefill:begin --><!-- bench:prefill:end --> after"
+    lines = report.rewrite_prefill(readme, tmp_path).splitlines()
+    assert lines[0].startswith("before")
+    assert lines[-1].endswith("after")
+    assert "2 layers of 48, 2 vision layers of 32" in lines[1]
+    assert [line.split(" | ")[0] for line in lines[5:7]] == ["| all 16", "| 4"]
+    assert report.rewrite_prefill("without markers", tmp_path) == "without markers"
+
+
 # Tables.
 
 
