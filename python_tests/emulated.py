@@ -20,7 +20,7 @@ KERNELS = HERE.parent / "csrc" / "cuda"
 MARGIN = 64  # numbers, on either side of an output
 EXPORTED = (
     *("device", "pass_on"),
-    *("feature_means", "largest_magnitude", "pack", "leverage", "select", "gather"),
+    *("feature_means", "largest_magnitude", "pack", "leverage", "select", "gather", "eig_select"),
 )
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
@@ -35,7 +35,9 @@ def cuda_headers() -> Path | None:
 def build(folder: Path) -> Path:
     """Compiles the kernels for the CPU."""
     library = folder / "emulated.so"
-    sources = [KERNELS / f"{name}.cu" for name in ("pack", "leverage", "select", "gather")]
+    sources = [
+        KERNELS / f"{name}.cu" for name in ("pack", "leverage", "select", "gather", "eig_select")
+    ]
     subprocess.run(
         [
             *(

@@ -94,9 +94,9 @@ inline bool clusters_supported() {
          supported != 0;
 }
 
-template <class... Parameters, class... Arguments>
-void launch_clusters(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
-                     ClusterShape shape, cudaStream_t stream, const Arguments&... arguments) {
+// What a kernel must be told before it is launched with that shape.
+template <class Kernel>
+cudaError_t allow_shape(Kernel kernel, ClusterShape shape) {
   constexpr size_t kUnasked = 48 * 1024;  // dynamic shared memory that needs no leave
   constexpr unsigned kPortable = 8;
   cudaError_t error = cudaSuccess;
@@ -107,7 +107,12 @@ void launch_clusters(const char* name, void (*kernel)(Parameters...), dim3 grid,
   if (error == cudaSuccess && shape.size > kPortable) {
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   }
-  cudaLaunchAttribute attribute{};
+  return error;
+}
+
+// `attribute` must outlive the configuration.
+inline cudaLaunchConfig_t cluster_config(dim3 grid, dim3 block, ClusterShape shape,
+                                         cudaStream_t stream, cudaLaunchAttribute& attribute) {
   attribute.id = cudaLaunchAttributeClusterDimension;
   attribute.val.clusterDim = {shape.size, 1, 1};
   cudaLaunchConfig_t config{};
@@ -117,6 +122,29 @@ void launch_clusters(const char* name, void (*kernel)(Parameters...), dim3 grid,
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = shape.size > 1 ? 1 : 0;
+  return config;
+}
+
+// Whether the current device has room for one such cluster.
+template <class... Parameters>
+bool cluster_fits(void (*kernel)(Parameters...), dim3 block, ClusterShape shape) {
+  cudaLaunchAttribute attribute{};
+  const cudaLaunchConfig_t config =
+      cluster_config(dim3(shape.size), block, shape, nullptr, attribute);
+  int clusters = 0;
+  const bool fits = allow_shape(kernel, shape) == cudaSuccess &&
+                    cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess &&
+                    clusters > 0;
+  cudaGetLastError();  // a refusal is an answer, no error of a later launch
+  return fits;
+}
+
+template <class... Parameters, class... Arguments>
+void launch_clusters(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                     ClusterShape shape, cudaStream_t stream, const Arguments&... arguments) {
+  cudaLaunchAttribute attribute{};
+  const cudaLaunchConfig_t config = cluster_config(grid, block, shape, stream, attribute);
+  cudaError_t error = allow_shape(kernel, shape);
   if (error == cudaSuccess) {
     error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
   }

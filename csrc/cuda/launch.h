@@ -7,6 +7,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace svdprune::cuda {
@@ -73,5 +74,39 @@ void launch_select(const Images& x, const T* scores, const int32_t* rank, Budget
 // packed [total_keep]; count [B] or null. Places that are left over get zero rows and index -1.
 void launch_gather(const Images& x, const uint8_t* kept, Budget budget, void* tokens,
                    int64_t* indices, int32_t* count, cudaStream_t stream);
+
+// Stages 2 to 5 in one launch: eig_select.cu, solver "tridiag". float32 and 16-bit features, N up to
+// what eig_select_shape finds room for, on devices with clusters.
+
+// Blocks of a cluster, which works on one image, threads of a block, and the dynamic shared memory of
+// a block. blocks: 0 where the kernel cannot run.
+struct EigSelectShape {
+  int blocks, threads;
+  size_t shared_bytes;
+};
+
+// With that many blocks and threads; `blocks` becomes 0 where N is too large for the kernel.
+EigSelectShape eig_select_shape(int64_t tokens, int blocks, int threads);
+
+// What suits the current device. Asks the driver, waits for nothing.
+EigSelectShape eig_select_shape_for(int64_t images, int64_t tokens);
+
+struct EigSelect {
+  float* gram;  // [B, N, N] full, in row strides of N; reflectors take its place
+  const double*
+      largest;     // [B] where x was packed for the Gram matrix, as launch_pack took it; or null
+  float* vectors;  // scratch [B, N / 2 + 1, N]
+  RankRule rule;
+  float* scores;   // [B, N], packed [T]
+  int32_t* rank;   // [B]
+  int32_t* steps;  // [B] of the tridiagonalisation that were taken, 0 where there was none; or null
+  Budget budget;
+  void* tokens;  // as in launch_gather; null for scores and ranks alone
+  int64_t* indices;
+  int32_t* count;
+};
+
+void launch_eig_select(const Images& x, const EigSelect& arguments, EigSelectShape shape,
+                       cudaStream_t stream);
 
 }  // namespace svdprune::cuda

@@ -55,6 +55,11 @@ T __shfl_down_sync(unsigned, T value, unsigned lanes) {
   return emulation::show(value)[from < emulation::kLanes ? from : emulation::current->lane];
 }
 
+template <class T>
+T __ldcg(const T* address) {
+  return *address;
+}
+
 inline int __popc(unsigned value) {
   return __builtin_popcount(value);
 }

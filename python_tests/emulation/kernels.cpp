@@ -5,6 +5,7 @@
 
 using svdprune::cuda::Budget;
 using svdprune::cuda::Dtype;
+using svdprune::cuda::EigSelect;
 using svdprune::cuda::Images;
 
 // Each block passes its rank and thread numbers on to the next one of its cluster, and the sum over
@@ -68,5 +69,15 @@ void emulated_select(const Images* x, const float* scores, const int32_t* ranks,
 void emulated_gather(const Images* x, const uint8_t* kept, const Budget* budget, void* tokens,
                      int64_t* indices, int32_t* counts) {
   svdprune::cuda::launch_gather(*x, kept, *budget, tokens, indices, counts, nullptr);
+}
+
+int64_t emulated_eig_select_bytes(int64_t tokens, int blocks, int threads) {
+  const auto shape = svdprune::cuda::eig_select_shape(tokens, blocks, threads);
+  return shape.blocks ? static_cast<int64_t>(shape.shared_bytes) : 0;
+}
+
+void emulated_eig_select(const Images* x, const EigSelect* arguments, int blocks, int threads) {
+  svdprune::cuda::launch_eig_select(
+      *x, *arguments, svdprune::cuda::eig_select_shape(x->tokens, blocks, threads), nullptr);
 }
 }

@@ -1,0 +1,29 @@
+// Eigenvalues of T_m, all at the same time: a warp an eigenvalue, by multisection.
+#pragma once
+
+#include "shared.cuh"
+#include "sturm.h"
+
+namespace svdprune::cuda {
+
+// G is positive semidefinite but for rounding, and its trace is below 1.
+constexpr double kLowest = -0x1p-7, kHighest = 1 + 0x1p-7;
+constexpr int kSections = 33;  // 32 points, one a lane
+constexpr int kRounds = 11;    // 33^-11 = 2^-55
+
+// ritz [m], descending, in every block; seen after the next cluster_sync. Sums of nothing: each value
+// depends on T alone, whatever the cluster's size.
+__device__ inline void send_ritz_values(const Team& team, const Shared& s, int m) {
+  for (int index = team.rank + team.size * team.warp; index < m; index += team.size * team.warps) {
+    double low = kLowest, width = kHighest - kLowest;
+    for (int round = 0; round < kRounds; ++round) {
+      width /= kSections;
+      const double x = low + (team.lane + 1) * width;
+      const bool below = tridiag::eigenvalues_above(s.diagonal, s.coupling, m, x) > index;
+      low += __popc(__ballot_sync(kAllLanes, below)) * width;
+    }
+    tell_all(team, s.ritz + index, low + width / 2);
+  }
+}
+
+}  // namespace svdprune::cuda
