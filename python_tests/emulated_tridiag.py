@@ -22,6 +22,8 @@ class Shape:
 
 class _EigSelect(Structure):
     _fields_ = (
+        ("partials", c_void_p),
+        ("parts", c_int64),
         ("gram", c_void_p),
         ("largest", c_void_p),
         ("vectors", c_void_p),
@@ -96,7 +98,13 @@ def eig_select(
     indices = cuda._output(places, -9, torch.int64)
     counts = cuda._output((cuda.images,), -9, torch.int32)
     kept = (tokens, indices, counts)
+    # Two shares of the trace, as if of two tiles.
+    diagonal = gram.diagonal(dim1=1, dim2=2).double()
+    halves = torch.stack([diagonal[:, ::2].sum(1), diagonal[:, 1::2].sum(1)], dim=1)
+    partials = torch.stack([halves, halves], dim=2).contiguous()
     arguments = _EigSelect(
+        _pointer(partials),
+        2,
         _pointer(gram),
         _pointer(largest),
         _pointer(vectors),

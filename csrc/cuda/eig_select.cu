@@ -29,8 +29,8 @@ struct Solved {
 };
 
 // Reduces until certified or to the end; the Ritz values are in s.ritz. Returns the steps.
-__device__ int reduce(const Team& team, Shared& s, double trace, const RankRule& rule,
-                      float* reflectors, int64_t stride) {
+__device__ __forceinline__ int reduce(const Team& team, Shared& s, double trace,
+                                      const RankRule& rule, float* reflectors, int64_t stride) {
   double tau = first_column(team, s, reflectors, stride);
   const int asked = static_cast<int>(rule.rank);
   int check = tridiag::next_check(0, s.n, asked);
@@ -49,8 +49,8 @@ __device__ int reduce(const Team& team, Shared& s, double trace, const RankRule&
   return m;
 }
 
-__device__ int rank_of(const Shared& s, int m, double trace, const RankRule& rule, int most,
-                       bool count_energy) {
+__device__ __forceinline__ int rank_of(const Shared& s, int m, double trace, const RankRule& rule,
+                                       int most, bool count_energy) {
   double total = trace;
   if (m == s.n) {
     total = 0;
@@ -66,8 +66,8 @@ __device__ int rank_of(const Shared& s, int m, double trace, const RankRule& rul
 
 // Stages 2 and 3 for an image whose rows are loaded. Rank -1: an eigenvalue did not converge.
 template <int kColumns>
-__device__ Solved solve(const Team& team, Shared& s, const Images& x, const EigSelect& a, int64_t b,
-                        float* scores) {
+__device__ __forceinline__ Solved solve(const Team& team, Shared& s, const Images& x,
+                                        const EigSelect& a, int64_t b, float* scores) {
   const int64_t stride = x.tokens;
   float* const reflectors = a.gram + b * stride * stride;
   float* const vectors = a.vectors + b * (stride / 2 + 1) * stride;
@@ -112,8 +112,7 @@ __global__ __launch_bounds__(kMostThreads) void eig_select_kernel(Images x, EigS
 
   Solved solved{0, 0};
   if (n > 0) {
-    const Loaded loaded =
-        load_gram(team, s, x, b, a.gram + b * x.tokens * x.tokens, x.tokens, a.largest);
+    const Loaded loaded = load_gram(team, s, x, a, b);
     cluster_sync();
     if (loaded == Loaded::kReady) {
       solved = solve<kColumns>(team, s, x, a, b, scores);

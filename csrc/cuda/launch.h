@@ -92,6 +92,9 @@ EigSelectShape eig_select_shape(int64_t tokens, int blocks, int threads);
 EigSelectShape eig_select_shape_for(int64_t images, int64_t tokens);
 
 struct EigSelect {
+  const double*
+      partials;  // [B, parts, 2], as launch_gram_fused leaves them: the trace is taken of it
+  int64_t parts;
   float* gram;  // [B, N, N] full, in row strides of N; reflectors take its place
   const double*
       largest;     // [B] where x was packed for the Gram matrix, as launch_pack took it; or null

@@ -10,7 +10,7 @@ namespace svdprune::cuda {
 
 // Trace and squared norm of what remains (rows and columns from m on, pending update included), as
 // this block's parts, to all blocks. Sums in float64.
-__device__ inline void send_remainder(const Team& team, const Shared& s, int m) {
+__device__ __forceinline__ void send_remainder(const Team& team, const Shared& s, int m) {
   double trace = 0, square = 0;
   for (int slot = first_slot(team, m) + team.warp; slot < slot_count(team, s.n);
        slot += team.warps) {
@@ -31,7 +31,7 @@ __device__ inline void send_remainder(const Team& team, const Shared& s, int m) 
 }
 
 // e_m times the last entries of the `rank` leading vectors of T_m, squared, to all blocks.
-__device__ inline void send_residuals(const Team& team, const Shared& s, int m, int rank) {
+__device__ __forceinline__ void send_residuals(const Team& team, const Shared& s, int m, int rank) {
   const int warps = warps_with_room(team, m, s.scratch_count);
   for (int j = team.rank + team.size * team.warp; team.warp < warps && j < rank;
        j += team.size * warps) {
@@ -44,8 +44,8 @@ __device__ inline void send_residuals(const Team& team, const Shared& s, int m, 
 
 // Parts (i) to (iii), the same in all blocks. trace: of G. rank_asked: 0 for a rank by variance.
 // Leaves the Ritz values in s.ritz.
-__device__ inline bool certified(const Team& team, const Shared& s, int m, double trace,
-                                 double variance, int rank_asked) {
+__device__ __forceinline__ bool certified(const Team& team, const Shared& s, int m, double trace,
+                                          double variance, int rank_asked) {
   double captured = 0;
   for (int i = 0; i < m; ++i) {
     captured += s.diagonal[i];

@@ -8,13 +8,13 @@
 namespace svdprune::cuda {
 
 // A byte a token in every block, 1 for one that stays; in place of the exchange.
-__device__ inline uint8_t* shared_kept(const Shared& s) {
-  return reinterpret_cast<uint8_t*>(s.exchange[1]);
+__device__ __forceinline__ uint8_t* shared_kept(const Shared& s) {
+  return reinterpret_cast<uint8_t*>(s.exchange + s.n);
 }
 
 // Compares this block's tokens with all, a warp a token. rank < 0: the first tokens stay.
-__device__ inline void send_kept(const Team& team, const Shared& s, int rank, int64_t places,
-                                 double coverage) {
+__device__ __forceinline__ void send_kept(const Team& team, const Shared& s, int rank,
+                                          int64_t places, double coverage) {
   const float* scores = shared_scores(s);
   const Run own = own_tokens(team, s.n);
   for (int token = own.begin + team.warp; token < own.end; token += team.warps) {
@@ -33,7 +33,7 @@ __device__ inline void send_kept(const Team& team, const Shared& s, int rank, in
 }
 
 // In every lane: how many of the first `end` tokens stay.
-__device__ inline int count_kept(const Team& team, const uint8_t* kept, int end) {
+__device__ __forceinline__ int count_kept(const Team& team, const uint8_t* kept, int end) {
   int count = 0;
   for (int i = team.lane; i < end; i += 32) {
     count += kept[i];
@@ -43,9 +43,9 @@ __device__ inline int count_kept(const Team& team, const uint8_t* kept, int end)
 
 // tokens, indices and count of image b, as launch_gather writes them; a warp a row, of all warps of
 // the cluster.
-__device__ inline void gather_kept(const Team& team, const Shared& s, const Images& x, int64_t b,
-                                   const Budget& budget, char* tokens, int64_t* indices,
-                                   int32_t* counts) {
+__device__ __forceinline__ void gather_kept(const Team& team, const Shared& s, const Images& x,
+                                            int64_t b, const Budget& budget, char* tokens,
+                                            int64_t* indices, int32_t* counts) {
   const uint8_t* kept = shared_kept(s);
   const int64_t width = width_of(x.dtype);
   const int64_t row_bytes = x.features * width;

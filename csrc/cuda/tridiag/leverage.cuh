@@ -8,8 +8,8 @@ namespace svdprune::cuda {
 
 // A vector of n <= 32 kColumns numbers, by a warp: lane l has entries l, l + 32, ...
 template <int kColumns>
-__device__ inline void load_column(const Team& team, int n, const float* from,
-                                   float (&column)[kColumns]) {
+__device__ __forceinline__ void load_column(const Team& team, int n, const float* from,
+                                            float (&column)[kColumns]) {
 #pragma unroll
   for (int q = 0; q < kColumns; ++q) {
     const int i = 32 * q + team.lane;
@@ -21,8 +21,9 @@ __device__ inline void load_column(const Team& team, int n, const float* from,
 // registers; reflectors [count, stride] come from L2, the next one on its way while one is applied.
 // Sums in float32.
 template <int kColumns>
-__device__ inline void apply_reflectors(const Team& team, const Shared& s, int count, int columns,
-                                        const float* reflectors, float* vectors, int64_t stride) {
+__device__ __forceinline__ void apply_reflectors(const Team& team, const Shared& s, int count,
+                                                 int columns, const float* reflectors,
+                                                 float* vectors, int64_t stride) {
   for (int j = team.rank + team.size * team.warp; j < columns; j += team.size * team.warps) {
     float z[kColumns], v[kColumns], next[kColumns];
     load_column(team, s.n, vectors + j * stride, z);
@@ -60,21 +61,21 @@ struct Run {
   int begin, end;
 };
 
-__device__ inline Run own_tokens(const Team& team, int n) {
+__device__ __forceinline__ Run own_tokens(const Team& team, int n) {
   const int each = (n + team.size - 1) / team.size;
   return {min(n, team.rank * each), min(n, (team.rank + 1) * each)};
 }
 
 // Every block's copy of the scores, in place of the exchange; and of what stays.
-__device__ inline float* shared_scores(const Shared& s) {
-  return reinterpret_cast<float*>(s.exchange[0]);
+__device__ __forceinline__ float* shared_scores(const Shared& s) {
+  return reinterpret_cast<float*>(s.exchange);
 }
 
 // scores [n]: squared row norms of vectors [columns, stride], or what they lack to 1; to global memory
 // and to all blocks. Sums in float64: each warp takes every `warps`-th vector, then the warps in order.
-__device__ inline void send_leverage(const Team& team, const Shared& s, int columns,
-                                     bool complement, const float* vectors, int64_t stride,
-                                     float* scores) {
+__device__ __forceinline__ void send_leverage(const Team& team, const Shared& s, int columns,
+                                              bool complement, const float* vectors, int64_t stride,
+                                              float* scores) {
   const Run own = own_tokens(team, s.n);
   const int count = own.end - own.begin;
   double* const partial = reinterpret_cast<double*>(s.work);
@@ -101,7 +102,8 @@ __device__ inline void send_leverage(const Team& team, const Shared& s, int colu
 }
 
 // The same score for every token.
-__device__ inline void send_score(const Team& team, const Shared& s, float score, float* scores) {
+__device__ __forceinline__ void send_score(const Team& team, const Shared& s, float score,
+                                           float* scores) {
   const Run own = own_tokens(team, s.n);
   for (int i = own.begin + team.warp; i < own.end; i += team.warps) {
     tell_all(team, shared_scores(s) + i, score);

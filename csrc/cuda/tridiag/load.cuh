@@ -16,13 +16,13 @@ constexpr double kLeastTrace = 1e-24, kLargestTrace = 1e34;
 
 enum class Loaded { kReady, kZero, kNotFinite };
 
-__device__ inline double power_of_two_below(double largest) {
+__device__ __forceinline__ double power_of_two_below(double largest) {
   int exponent;
   frexp(largest, &exponent);
   return ldexp(1.0, max(-1022, min(1022, -exponent)));
 }
 
-__device__ inline double feature(const Images& x, int64_t offset) {
+__device__ __forceinline__ double feature(const Images& x, int64_t offset) {
   switch (x.dtype) {
     case Dtype::kFloat64:
       return static_cast<const double*>(x.data)[offset];
@@ -36,8 +36,8 @@ __device__ inline double feature(const Images& x, int64_t offset) {
 }
 
 // max |x| of image b, infinite where it holds NaN or Inf.
-__device__ inline double largest_magnitude(const Team& team, const Shared& s, const Images& x,
-                                           int64_t b) {
+__device__ __forceinline__ double largest_magnitude(const Team& team, const Shared& s,
+                                                    const Images& x, int64_t b) {
   double largest = 0;
   for (int i = team.rank + team.size * team.warp; i < s.n; i += team.size * team.warps) {
     for (int64_t j = team.lane; j < x.features; j += 32) {
@@ -66,8 +66,8 @@ __device__ inline double largest_magnitude(const Team& team, const Shared& s, co
 }
 
 // This block's rows of (scale x)(scale x)^T, a warp an element; sums in float64.
-__device__ inline void form_rows(const Team& team, const Shared& s, const Images& x, int64_t b,
-                                 double scale) {
+__device__ __forceinline__ void form_rows(const Team& team, const Shared& s, const Images& x,
+                                          int64_t b, double scale) {
   for (int i = team.rank; i < s.n; i += team.size) {
     float* row = s.rows + i / team.size * s.row_length;
     for (int j = team.warp; j < s.row_length; j += team.warps) {
@@ -88,8 +88,8 @@ __device__ inline void form_rows(const Team& team, const Shared& s, const Images
 }
 
 // This block's rows of scale * gram [n, stride].
-__device__ inline void load_rows(const Team& team, const Shared& s, const float* gram,
-                                 int64_t stride, float scale) {
+__device__ __forceinline__ void load_rows(const Team& team, const Shared& s, const float* gram,
+                                          int64_t stride, float scale) {
   for (int i = team.rank + team.size * team.warp; i < s.n; i += team.size * team.warps) {
     float* row = s.rows + i / team.size * s.row_length;
     for (int j = team.lane; j < s.row_length; j += 32) {
@@ -99,7 +99,7 @@ __device__ inline void load_rows(const Team& team, const Shared& s, const float*
 }
 
 // Multiplies the rows in place by a power of two that brings the trace below 1.
-__device__ inline void scale_rows(const Team& team, const Shared& s) {
+__device__ __forceinline__ void scale_rows(const Team& team, const Shared& s) {
   double own = 0;
   for (int i = team.thread; i < s.n; i += team.threads) {
     own += cluster_map(s.rows, i % team.size)[i / team.size * s.row_length + i];
@@ -112,25 +112,25 @@ __device__ inline void scale_rows(const Team& team, const Shared& s) {
   }
 }
 
-// gram [n, stride] of image b into the blocks' rows; seen after the next cluster_sync. largest: of x
-// where the host knows it (it has packed x), else null.
-__device__ inline Loaded load_gram(const Team& team, const Shared& s, const Images& x, int64_t b,
-                                   const float* gram, int64_t stride, const double* largest) {
+// The image's Gram matrix into the blocks' rows; seen after the next cluster_sync.
+__device__ __forceinline__ Loaded load_gram(const Team& team, const Shared& s, const Images& x,
+                                            const EigSelect& a, int64_t b) {
   double own = 0;
-  for (int i = team.thread; i < s.n; i += team.threads) {
-    own += gram[i * stride + i];
+  for (int64_t part = team.thread; part < a.parts; part += team.threads) {
+    own += a.partials[2 * (b * a.parts + part)];
   }
   const double trace = block_sum(team, own, s.partial[0]);
   if (trace >= kLeastTrace && trace <= kLargestTrace) {
-    load_rows(team, s, gram, stride, static_cast<float>(power_of_two_below(trace)));
+    load_rows(team, s, a.gram + b * x.tokens * x.tokens, x.tokens,
+              static_cast<float>(power_of_two_below(trace)));
     return Loaded::kReady;
   }
   __syncthreads();
-  const double magnitude = largest ? largest[b] : largest_magnitude(team, s, x, b);
+  const double magnitude = a.largest ? a.largest[b] : largest_magnitude(team, s, x, b);
   if (!isfinite(magnitude)) {
     return Loaded::kNotFinite;
   }
-  if (magnitude == 0 || largest) {
+  if (magnitude == 0 || a.largest) {
     return Loaded::kZero;  // a packed image is near 1, or zero
   }
   form_rows(team, s, x, b, power_of_two_below(magnitude));

@@ -11,8 +11,8 @@ namespace svdprune::cuda {
 constexpr int kMostSweeps = 60;  // an eigenvalue; about 2 are needed
 
 // One sweep by thread 0 of every block, then each thread turns its own row of Z.
-__device__ inline void turn_rows(const Team& team, const Shared& s, int m, int first, int last,
-                                 double* cosine, double* sine) {
+__device__ __forceinline__ void turn_rows(const Team& team, const Shared& s, int m, int first,
+                                          int last, double* cosine, double* sine) {
   if (team.thread == 0) {
     tridiag::ql_sweep(s.diagonal, s.coupling, first, last, cosine, sine);
   }
@@ -34,10 +34,11 @@ __device__ inline void turn_rows(const Team& team, const Shared& s, int m, int f
 // vectors [columns, stride]: orthogonal unit eigenvectors of T_m, those whose eigenvalues come at
 // places first .. in descending order; zeros from m to n. Consumes T and the rows, whose place Z's
 // rows take. False if an eigenvalue did not converge. All blocks iterate alike.
-__device__ inline bool write_orthogonal_vectors(const Team& team, const Shared& s, int m, int first,
-                                                int columns, float* vectors, int64_t stride) {
-  double* const cosine = reinterpret_cast<double*>(s.exchange[0]);
-  double* const sine = reinterpret_cast<double*>(s.exchange[1]);
+__device__ __forceinline__ bool write_orthogonal_vectors(const Team& team, const Shared& s, int m,
+                                                         int first, int columns, float* vectors,
+                                                         int64_t stride) {
+  double* const cosine = reinterpret_cast<double*>(s.exchange);
+  double* const sine = cosine + s.n;
   for (int slot = team.warp; slot < slot_count(team, m); slot += team.warps) {
     for (int j = team.lane; j < m; j += 32) {
       s.rows[slot * s.row_length + j] = j == slot * team.size + team.rank;

@@ -17,18 +17,18 @@ namespace svdprune::cuda {
 constexpr int kRowsAtOnce = 4;  // rows a warp takes together, sharing loads of v, w and the next v
 
 // Slots of this block's rows from `first` on.
-__device__ inline int first_slot(const Team& team, int first) {
+__device__ __forceinline__ int first_slot(const Team& team, int first) {
   return first > team.rank ? (first - team.rank + team.size - 1) / team.size : 0;
 }
 
-__device__ inline int slot_count(const Team& team, int n) {
+__device__ __forceinline__ int slot_count(const Team& team, int n) {
   return (n - team.rank + team.size - 1) / team.size;
 }
 
 // A warp's rows `slot`, slot + warps, ... (count of them), columns from `first`: applies the pending
 // update, and returns the products with next_v in every lane.
-__device__ inline void sweep_rows(const Team& team, const Shared& s, int first, int slot, int count,
-                                  float (&product)[kRowsAtOnce]) {
+__device__ __forceinline__ void sweep_rows(const Team& team, const Shared& s, int first, int slot,
+                                           int count, float (&product)[kRowsAtOnce]) {
   float v_row[kRowsAtOnce], w_row[kRowsAtOnce];
 #pragma unroll
   for (int r = 0; r < kRowsAtOnce; ++r) {
@@ -65,7 +65,8 @@ __device__ inline void sweep_rows(const Team& team, const Shared& s, int first, 
 }
 
 // This block's part of step k = first - 1.
-__device__ inline void sweep(const Team& team, const Shared& s, int first, RowResult* exchange) {
+__device__ __forceinline__ void sweep(const Team& team, const Shared& s, int first,
+                                      RowResult* exchange) {
   const int slots = slot_count(team, s.n);
   const int stride = kRowsAtOnce * team.warps;
   for (int slot = first_slot(team, first) + team.warp; slot < slots; slot += stride) {
@@ -87,8 +88,9 @@ __device__ inline void sweep(const Team& team, const Shared& s, int first, RowRe
 // Column k, whose entries from k on stand in next_v, each thread having written its own (i % threads
 // == thread): keeps T's row k and leaves the reflector in next_v, zero up to k. pivot: entry k + 1.
 // reflectors [n, stride]: v_k goes to row k.
-__device__ inline void reflect_column(const Team& team, Shared& s, int k, float diagonal,
-                                      float pivot, float* reflectors, int64_t stride, double& tau) {
+__device__ __forceinline__ void reflect_column(const Team& team, Shared& s, int k, float diagonal,
+                                               float pivot, float* reflectors, int64_t stride,
+                                               double& tau) {
   double tail = 0;
   for (int i = team.thread; i < s.n; i += team.threads) {
     tail += i > k + 1 ? static_cast<double>(s.next_v[i]) * s.next_v[i] : 0;
@@ -112,8 +114,8 @@ __device__ inline void reflect_column(const Team& team, Shared& s, int k, float 
 }
 
 // Column 0, from block 0's first row.
-__device__ inline double first_column(const Team& team, Shared& s, float* reflectors,
-                                      int64_t stride) {
+__device__ __forceinline__ double first_column(const Team& team, Shared& s, float* reflectors,
+                                               int64_t stride) {
   const float* row = cluster_map(s.rows, 0);
   for (int i = team.thread; i < s.row_length; i += team.threads) {
     s.v[i] = s.w[i] = 0;
@@ -126,11 +128,11 @@ __device__ inline double first_column(const Team& team, Shared& s, float* reflec
 
 // Step k: from reflector k in next_v, with the update of step k - 1 pending in v and w, to reflector k
 // + 1 with step k's pending.
-__device__ inline double next_column(const Team& team, Shared& s, int k, double tau,
-                                     float* reflectors, int64_t stride) {
+__device__ __forceinline__ double next_column(const Team& team, Shared& s, int k, double tau,
+                                              float* reflectors, int64_t stride) {
   const int first = k + 1;
-  const RowResult* received = s.exchange[k % 2];
-  sweep(team, s, first, s.exchange[k % 2]);
+  RowResult* const received = s.exchange + k % 2 * s.n;
+  sweep(team, s, first, received);
   cluster_sync();
 
   double dot = 0;

@@ -13,7 +13,7 @@ constexpr int kRounds = 11;    // 33^-11 = 2^-55
 
 // ritz [m], descending, in every block; seen after the next cluster_sync. Sums of nothing: each value
 // depends on T alone, whatever the cluster's size.
-__device__ inline void send_ritz_values(const Team& team, const Shared& s, int m) {
+__device__ __forceinline__ void send_ritz_values(const Team& team, const Shared& s, int m) {
   for (int index = team.rank + team.size * team.warp; index < m; index += team.size * team.warps) {
     double low = kLowest, width = kHighest - kLowest;
     for (int round = 0; round < kRounds; ++round) {

@@ -59,7 +59,7 @@ struct Shared {
   unsigned char* work;
   size_t work_bytes;
   float *v, *next_v, *w;        // [row_length]: the pending reflector and its w, the next reflector
-  RowResult* exchange[2];       // [n] each
+  RowResult* exchange;          // [2, n]: of even and of odd steps
   double *diagonal, *coupling;  // [n]: T; coupling[k] joins k and k + 1
   double* ritz;                 // [n], descending
   double* residual;             // [n / 2]
@@ -69,7 +69,7 @@ struct Shared {
   float* tau;                   // [n]
 };
 
-__device__ inline Shared carve(const Team& team, int n) {
+__device__ __forceinline__ Shared carve(const Team& team, int n) {
   const SharedSizes sizes(n, team.size, team.warps);
   unsigned char* at = dynamic_shared();
   const auto take = [&at](size_t bytes) {
@@ -92,9 +92,7 @@ __device__ inline Shared carve(const Team& team, int n) {
   s.v = vectors;
   s.next_v = vectors + sizes.row_length;
   s.w = vectors + 2 * sizes.row_length;
-  for (RowResult*& buffer : s.exchange) {
-    buffer = reinterpret_cast<RowResult*>(take(sizeof(RowResult) * n));
-  }
+  s.exchange = reinterpret_cast<RowResult*>(take(2 * sizeof(RowResult) * n));
   s.diagonal = doubles(n);
   s.coupling = doubles(n);
   s.ritz = doubles(n);

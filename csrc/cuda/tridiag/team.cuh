@@ -15,7 +15,7 @@ struct Team {
   int rank, size;  // of the block in its cluster
 };
 
-__device__ inline Team this_team() {
+__device__ __forceinline__ Team this_team() {
   const int thread = threadIdx.x, threads = blockDim.x;
   return {thread,
           threads,
@@ -28,7 +28,7 @@ __device__ inline Team this_team() {
 
 // In every lane the sum over the warp.
 template <class T>
-__device__ inline T warp_sum(T value) {
+__device__ __forceinline__ T warp_sum(T value) {
   for (int apart = 16; apart > 0; apart /= 2) {
     value += __shfl_xor_sync(kAllLanes, value, apart);
   }
@@ -36,7 +36,7 @@ __device__ inline T warp_sum(T value) {
 }
 
 // In every thread the sum over the block. partial [warps]: free since the last barrier.
-__device__ inline double block_sum(const Team& team, double value, double* partial) {
+__device__ __forceinline__ double block_sum(const Team& team, double value, double* partial) {
   value = warp_sum(value);
   if (team.lane == 0) {
     partial[team.warp] = value;
@@ -52,7 +52,7 @@ __device__ inline double block_sum(const Team& team, double value, double* parti
 // Puts a value at the same place in every block's shared memory; the lanes of a warp take the blocks
 // in turn. Seen after the next cluster_sync.
 template <class T>
-__device__ inline void tell_all(const Team& team, T* place, T value) {
+__device__ __forceinline__ void tell_all(const Team& team, T* place, T value) {
   for (int block = team.lane; block < team.size; block += 32) {
     *cluster_map(place, block) = value;
   }

@@ -18,8 +18,8 @@ struct TwistedVector {
 };
 
 // By one warp: two lanes work from the two ends, all look for the row where they meet best.
-__device__ inline TwistedVector twisted_vector(const Team& team, const Shared& s, int m, double x,
-                                               double* room) {
+__device__ __forceinline__ TwistedVector twisted_vector(const Team& team, const Shared& s, int m,
+                                                        double x, double* room) {
   TwistedVector z{room, room + m, 0, 0};
   if (team.lane < 2) {
     tridiag::twisted_ratios(s.diagonal, s.coupling, m, x, team.lane == 1,
@@ -57,15 +57,15 @@ __device__ inline TwistedVector twisted_vector(const Team& team, const Shared& s
 }
 
 // Warps that have room [2 m] of `count` doubles for a vector.
-__device__ inline int warps_with_room(const Team& team, int m, size_t count) {
+__device__ __forceinline__ int warps_with_room(const Team& team, int m, size_t count) {
   const size_t fitting = count / (2 * m);
   return fitting < static_cast<size_t>(team.warps) ? static_cast<int>(fitting) : team.warps;
 }
 
 // vectors [columns, stride]: unit eigenvectors of T_m for ritz[first ..], zeros from m to n.
 // Overwrites the rows.
-__device__ inline void write_vectors(const Team& team, const Shared& s, int m, int first,
-                                     int columns, float* vectors, int64_t stride) {
+__device__ __forceinline__ void write_vectors(const Team& team, const Shared& s, int m, int first,
+                                              int columns, float* vectors, int64_t stride) {
   double* const work = reinterpret_cast<double*>(s.work);
   const int warps = warps_with_room(team, m, s.work_bytes / sizeof(double));
   for (int j = team.rank + team.size * team.warp; team.warp < warps && j < columns;
@@ -85,8 +85,8 @@ constexpr double kOverlap = 1e-5;  // cosine of two vectors that are taken for o
 
 // Whether the vectors are orthogonal: twisted vectors of a multiple eigenvalue are not. The same in
 // all blocks; sums over one warp.
-__device__ inline bool separated(const Team& team, const Shared& s, int first, int columns,
-                                 const float* vectors, int64_t stride) {
+__device__ __forceinline__ bool separated(const Team& team, const Shared& s, int first, int columns,
+                                          const float* vectors, int64_t stride) {
   const double close = kClose * s.ritz[0];
   bool met = false;
   for (int j = team.rank + team.size * team.warp; j < columns; j += team.size * team.warps) {
