@@ -6,6 +6,8 @@ import ctypes
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes import Structure, byref, c_double, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -16,6 +18,10 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent / "csrc" / "cuda"
 MARGIN = 64  # numbers, on either side of an output
+EXPORTED = (
+    *("device", "pass_on"),
+    *("feature_means", "largest_magnitude", "pack", "leverage", "select", "gather"),
+)
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
@@ -209,9 +215,32 @@ class Emulated:
         return self._checked(tokens), self._checked(indices), self._checked(counts)
 
 
+def pass_on(
+    library: Path, blocks: int, threads: int, cluster: int, *, backwards: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The kernel of emulation/kernels.cpp that shows what blocks of a cluster exchange."""
+    received, sums = torch.full((2, blocks, threads), -1)
+    with device(library, backwards=backwards):
+        _load(library).emulated_pass_on(
+            blocks, threads, cluster, _pointer(received), _pointer(sums)
+        )
+    return received, sums
+
+
+@contextmanager
+def device(library: Path, *, backwards: bool = False, clusters: bool = True) -> Iterator[None]:
+    """Sets the order that threads run in, and whether the device has clusters."""
+    emulated = _load(library)
+    emulated.emulated_device(ctypes.c_bool(backwards), ctypes.c_bool(clusters))
+    try:
+        yield
+    finally:
+        emulated.emulated_device(ctypes.c_bool(False), ctypes.c_bool(True))
+
+
 @cache
 def _load(library: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(library))
-    for name in ("feature_means", "largest_magnitude", "pack", "leverage", "select", "gather"):
+    for name in EXPORTED:
         getattr(loaded, f"emulated_{name}").restype = None
     return loaded

@@ -1,12 +1,44 @@
 // C functions around the launches, for ctypes.
 
+#include "../../csrc/cuda/cluster.cuh"
 #include "../../csrc/cuda/launch.h"
 
 using svdprune::cuda::Budget;
 using svdprune::cuda::Dtype;
 using svdprune::cuda::Images;
 
+// Each block passes its rank and thread numbers on to the next one of its cluster, and the sum over
+// a warp of them to all lanes.
+static void pass_on_kernel(int64_t* received, int64_t* sums) {
+  using namespace svdprune::cuda;
+  auto* const own = reinterpret_cast<int64_t*>(dynamic_shared());
+  const unsigned next = (cluster_rank() + 1) % cluster_size();
+  const int64_t number = 1000 * cluster_rank() + threadIdx.x;
+  cluster_sync();  // every block has started
+  cluster_map(own, next)[threadIdx.x] = number;
+  int64_t sum = number;
+  for (int lanes = 16; lanes > 0; lanes /= 2) {
+    sum += __shfl_xor_sync(~0u, sum, lanes);
+  }
+  cluster_arrive();
+  sums[blockIdx.x * blockDim.x + threadIdx.x] = sum;
+  cluster_wait();
+  received[blockIdx.x * blockDim.x + threadIdx.x] = own[threadIdx.x];
+}
+
 extern "C" {
+
+// The device that is emulated: the order its threads run in, and whether it has clusters.
+void emulated_device(bool reversed, bool clusters) {
+  emulation::reversed = reversed;
+  emulation::clusters = clusters;
+}
+
+void emulated_pass_on(int blocks, int threads, int cluster, int64_t* received, int64_t* sums) {
+  svdprune::cuda::launch_clusters("pass_on_kernel", pass_on_kernel, blocks, threads,
+                                  {static_cast<unsigned>(cluster), threads * sizeof(int64_t)},
+                                  nullptr, received, sums);
+}
 
 void emulated_feature_means(const Images* x, double* means) {
   svdprune::cuda::launch_feature_means(*x, means, nullptr);

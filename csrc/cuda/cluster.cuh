@@ -1,0 +1,131 @@
+// Thread-block clusters: blocks of one launch that run together, share a barrier and read each
+// other's shared memory (sm_90 and later; before that every cluster is a single block).
+//
+// Shared memory of a kernel in clusters is dynamic, all of it: that has the same layout in every
+// block, and python_tests/emulation, where blocks of a cluster are alive together, keeps one copy of
+// it a block, but only one of a `__shared__` variable.
+#pragma once
+
+#include "device.cuh"
+
+namespace svdprune::cuda {
+
+// Of one launch. Blocks of one cluster are neighbours along x, so grid.x is a multiple of `size`.
+struct ClusterShape {
+  unsigned size;  // blocks; up to 8 wherever there are clusters, up to 16 where a GPU allows it
+  size_t shared_bytes;  // dynamic, a block
+};
+
+#ifndef SVDPRUNE_EMULATED  // which has its own
+
+// This block's dynamic shared memory, aligned to 128 bytes.
+__device__ inline unsigned char* dynamic_shared() {
+  extern __shared__ __align__(128) unsigned char bytes[];
+  return bytes;
+}
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+
+__device__ inline unsigned cluster_rank() {
+  unsigned rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+__device__ inline unsigned cluster_size() {
+  unsigned size;
+  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+  return size;
+}
+
+// The two halves of cluster_sync: what a thread wrote before it arrived is seen by every thread of
+// the cluster that has waited. All threads call both, in turns.
+__device__ inline void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+
+__device__ inline void cluster_wait() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// The address in block `rank` of what lies at `shared` in this one. That block must have started (a
+// barrier before the first access) and not have ended (one after the last).
+template <class T>
+__device__ T* cluster_map(T* shared, unsigned rank) {
+  T* mapped;
+  asm("mapa.u64 %0, %1, %2;" : "=l"(mapped) : "l"(shared), "r"(rank));
+  return mapped;
+}
+
+#else
+
+__device__ inline unsigned cluster_rank() {
+  return 0;
+}
+
+__device__ inline unsigned cluster_size() {
+  return 1;
+}
+
+__device__ inline void cluster_arrive() {
+  __syncthreads();
+}
+
+__device__ inline void cluster_wait() {}
+
+template <class T>
+__device__ T* cluster_map(T* shared, unsigned) {
+  return shared;
+}
+
+#endif
+
+__device__ inline void cluster_sync() {
+  cluster_arrive();
+  cluster_wait();
+}
+
+// Whether the current device has clusters. Waits for nothing, and is allowed while a graph is
+// captured.
+inline bool clusters_supported() {
+  int device = 0, supported = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&supported, cudaDevAttrClusterLaunch, device) == cudaSuccess &&
+         supported != 0;
+}
+
+template <class... Parameters, class... Arguments>
+void launch_clusters(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                     ClusterShape shape, cudaStream_t stream, const Arguments&... arguments) {
+  constexpr size_t kUnasked = 48 * 1024;  // dynamic shared memory that needs no leave
+  constexpr unsigned kPortable = 8;
+  cudaError_t error = cudaSuccess;
+  if (shape.shared_bytes > kUnasked) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shape.shared_bytes));
+  }
+  if (error == cudaSuccess && shape.size > kPortable) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  }
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {shape.size, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = shape.size > 1 ? 1 : 0;
+  if (error == cudaSuccess) {
+    error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+  }
+  if (error != cudaSuccess) {
+    throw std::runtime_error(std::string("svdprune: launching ") + name + " in clusters of " +
+                             std::to_string(shape.size) + " failed: " + cudaGetErrorString(error));
+  }
+}
+
+#endif
+
+}  // namespace svdprune::cuda
