@@ -18,9 +18,10 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent / "csrc" / "cuda"
 MARGIN = 64  # numbers, on either side of an output
+SOURCES = ("pack", "gram_fused", "leverage", "select", "gather", "eig_select")
 EXPORTED = (
-    *("device", "pass_on"),
-    *("feature_means", "largest_magnitude", "pack", "leverage", "select", "gather", "eig_select"),
+    *("device", "pass_on", "gram_fused", "eig_select"),
+    *("feature_means", "largest_magnitude", "pack", "leverage", "select", "gather"),
 )
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
@@ -35,9 +36,7 @@ def cuda_headers() -> Path | None:
 def build(folder: Path) -> Path:
     """Compiles the kernels for the CPU."""
     library = folder / "emulated.so"
-    sources = [
-        KERNELS / f"{name}.cu" for name in ("pack", "leverage", "select", "gather", "eig_select")
-    ]
+    sources = [KERNELS / f"{name}.cu" for name in SOURCES]
     subprocess.run(
         [
             *(
@@ -88,6 +87,7 @@ class Emulated:
     """The launches of csrc/cuda/launch.h, on CPU tensors: x [B, N, D], or packed [T, D]."""
 
     def __init__(self, library: Path, x: Tensor, cu_seqlens: Tensor | None = None) -> None:
+        self._library_path = library
         self._library = _load(library)
         self.x = x
         self._margins: dict[int, tuple[Tensor, Tensor]] = {}
@@ -151,6 +151,22 @@ class Emulated:
             DTYPES.index(dtype),
         )
         return self._checked(packed)
+
+    def gram_fused_partials(self) -> int:
+        """Blocks an image."""
+        return self._library.emulated_gram_fused_partials(byref(self._args))
+
+    def gram_fused(
+        self, *, clusters: bool = True, backwards: bool = False
+    ) -> tuple[Tensor, Tensor, int]:
+        """Gram matrix [B, N, N]; its trace and squared norm [B, 2]; blocks an image."""
+        with device(self._library_path, backwards=backwards, clusters=clusters):
+            blocks = self.gram_fused_partials()
+            nan = float("nan")
+            gram = self._output((self.images, self.tokens, self.tokens), nan, torch.float32)
+            partials = self._output((self.images, blocks, 2), nan, torch.float64)
+            self._library.emulated_gram_fused(byref(self._args), _pointer(gram), _pointer(partials))
+        return self._checked(gram), self._checked(partials).sum(1), blocks
 
     def leverage(
         self,
@@ -245,4 +261,5 @@ def _load(library: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(library))
     for name in EXPORTED:
         getattr(loaded, f"emulated_{name}").restype = None
+    loaded.emulated_gram_fused_partials.restype = c_int64
     return loaded

@@ -41,11 +41,11 @@ __device__ inline unsigned cluster_size() {
 // The two halves of cluster_sync: what a thread wrote before it arrived is seen by every thread of
 // the cluster that has waited. All threads call both, in turns.
 __device__ inline void cluster_arrive() {
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
 }
 
 __device__ inline void cluster_wait() {
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 }
 
 // The address in block `rank` of what lies at `shared` in this one. That block must have started (a

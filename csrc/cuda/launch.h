@@ -54,6 +54,16 @@ void launch_largest_magnitude(const Images& x, const double* means, double* larg
 void launch_pack(const Images& x, const double* means, const double* largest, void* packed,
                  Dtype dtype, cudaStream_t stream);
 
+// Stages 1 and 2 on the tokens' side, without a packed copy: gram [B, N, N] = X Xᵀ, both triangles,
+// zeros behind an image's end. x is float32, float16 or bfloat16, its products neither scaled nor
+// centred; N is at least 1 and meant to be up to 1024. partials [B, gram_fused_partials(x), 2]:
+// shares of the trace of each image's matrix and of its squared Frobenius norm, to be added in their
+// order. The trace is not finite where the image is not, or where its squares overflow.
+void launch_gram_fused(const Images& x, float* gram, double* partials, cudaStream_t stream);
+
+// On the current device.
+int64_t gram_fused_partials(const Images& x);
+
 // Stage 3. basis: column-major [rows, n], of which the last r columns count; n eigenvalues [B, n],
 // ascending. On the tokens' side rows = n = N and the basis is U; on the features' side rows = N, n
 // = D, and it is X V, whose columns are divided by the singular values here. scores [B, N] or

@@ -10,7 +10,6 @@
 
 #undef __shared__
 #define __shared__ static
-#undef __launch_bounds__
 #define __launch_bounds__(...)
 
 #include <ucontext.h>
@@ -83,6 +82,13 @@ struct Block {
   }
 };
 
+// Of 16 bytes, under way: the first `bytes`, then zeros.
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
+
 struct Fibre {
   ucontext_t context;
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
@@ -93,6 +99,7 @@ struct Fibre {
   const Barrier* at;  // that it waits for, until its generation is no longer `generation`
   size_t generation;
   size_t cluster_generation;
+  std::vector<std::vector<Copy>> copies;  // in groups
   bool done;
 };
 
@@ -156,6 +163,7 @@ inline void start_block(Block& block, uint3 index, Fibre* first, size_t threads)
     ++fibre.warp->barrier.members;
     fibre.lane = t % kLanes;
     fibre.at = nullptr;
+    fibre.copies.assign(1, {});
     fibre.done = false;
     getcontext(&fibre.context);
     fibre.context.uc_stack.ss_sp = fibre.stack.get();
@@ -229,4 +237,4 @@ void run_grid(void (*kernel)(Parameters...), dim3 grid, dim3 block, unsigned clu
 
 }  // namespace emulation
 
-#include "intrinsics.h"
+#include "tensor_core.h"

@@ -49,6 +49,14 @@ void emulated_largest_magnitude(const Images* x, const double* means, double* la
   svdprune::cuda::launch_largest_magnitude(*x, means, largest, nullptr);
 }
 
+int64_t emulated_gram_fused_partials(const Images* x) {
+  return svdprune::cuda::gram_fused_partials(*x);
+}
+
+void emulated_gram_fused(const Images* x, float* gram, double* partials) {
+  svdprune::cuda::launch_gram_fused(*x, gram, partials, nullptr);
+}
+
 void emulated_pack(const Images* x, const double* means, const double* largest, void* packed,
                    int dtype) {
   svdprune::cuda::launch_pack(*x, means, largest, packed, static_cast<Dtype>(dtype), nullptr);
