@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import Structure, byref, c_double, c_int, c_int64, c_size_t, c_void_p
+from ctypes import Structure, byref, c_bool, c_double, c_int, c_int64, c_size_t, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ class _EigSelect(Structure):
         ("scores", c_void_p),
         ("rank", c_void_p),
         ("steps", c_void_p),
+        ("selects", c_bool),
         ("budget", _Budget),
         ("tokens", c_void_p),
         ("indices", c_void_p),
@@ -113,8 +114,9 @@ def eig_select(
         _pointer(scores),
         _pointer(ranks),
         _pointer(steps),
+        keep is not None,
         _Budget(0 if packed else keep or 0, _pointer(keep) if packed else None, total, coverage),
-        *(_pointer(t if keep is not None else None) for t in kept),
+        *(_pointer(t) for t in kept),
     )
     with device(library, backwards=backwards):
         _load(library).emulated_eig_select(

@@ -130,7 +130,7 @@ __global__ __launch_bounds__(kMostThreads) void eig_select_kernel(Images x, EigS
     }
   }
   cluster_sync();
-  if (!a.tokens) {
+  if (!a.selects) {
     return;
   }
   send_kept(team, s, solved.rank, places_of(a.budget, b), a.budget.coverage);
@@ -144,10 +144,10 @@ template <class F>
 bool with_kernel(int64_t tokens, F&& f) {
   if (tokens <= 256) {
     f(eig_select_kernel<8>);
-  } else if (tokens <= 640) {
-    f(eig_select_kernel<20>);
-  } else if (tokens <= 896) {
-    f(eig_select_kernel<28>);
+  } else if (tokens <= 576) {
+    f(eig_select_kernel<18>);
+  } else if (tokens <= 832) {
+    f(eig_select_kernel<26>);
   } else {
     return false;
   }

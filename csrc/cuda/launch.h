@@ -113,8 +113,9 @@ struct EigSelect {
   float* scores;   // [B, N], packed [T]
   int32_t* rank;   // [B]
   int32_t* steps;  // [B] of the tridiagonalisation that were taken, 0 where there was none; or null
+  bool selects;    // else scores and ranks alone
   Budget budget;
-  void* tokens;  // as in launch_gather; null for scores and ranks alone
+  void* tokens;  // as in launch_gather
   int64_t* indices;
   int32_t* count;
 };

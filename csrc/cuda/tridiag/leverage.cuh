@@ -13,43 +13,67 @@ __device__ __forceinline__ void load_column(const Team& team, int n, const float
 #pragma unroll
   for (int q = 0; q < kColumns; ++q) {
     const int i = 32 * q + team.lane;
-    column[q] = i < n ? __ldcg(from + i) : 0;
+    column[q] = i < n ? from[i] : 0;
   }
 }
 
+// z <- (I - tau v v^T) z. Sums in float32.
+template <int kColumns>
+__device__ __forceinline__ void apply_reflector(const Team& team, int n, float tau, const float* v,
+                                                float (&z)[kColumns]) {
+  float column[kColumns];
+  load_column(team, n, v, column);
+  float dot = 0;
+#pragma unroll
+  for (int q = 0; q < kColumns; ++q) {
+    dot += column[q] * z[q];
+  }
+  const float factor = tau * warp_sum(dot);
+#pragma unroll
+  for (int q = 0; q < kColumns; ++q) {
+    z[q] -= factor * column[q];
+  }
+}
+
+// Rows begin .. end of reflectors [.., stride] to stage [end - begin, n]. Past the L1 cache, which may
+// hold what stood there before.
+__device__ __forceinline__ void stage_reflectors(const Team& team, int n, int begin, int end,
+                                                 const float* reflectors, int64_t stride,
+                                                 float* stage) {
+  __syncthreads();
+  for (int k = begin + team.warp; k < end; k += team.warps) {
+    for (int i = team.lane; i < n; i += 32) {
+      stage[(k - begin) * n + i] = __ldcg(reflectors + k * stride + i);
+    }
+  }
+  __syncthreads();
+}
+
 // vectors [columns, stride] <- H_0 H_1 ... H_count-1 vectors, a warp a vector, which stays in
-// registers; reflectors [count, stride] come from L2, the next one on its way while one is applied.
-// Sums in float32.
+// registers; the reflectors pass through the rows' memory, as many at a time as fit.
 template <int kColumns>
 __device__ __forceinline__ void apply_reflectors(const Team& team, const Shared& s, int count,
                                                  int columns, const float* reflectors,
                                                  float* vectors, int64_t stride) {
-  for (int j = team.rank + team.size * team.warp; j < columns; j += team.size * team.warps) {
-    float z[kColumns], v[kColumns], next[kColumns];
-    load_column(team, s.n, vectors + j * stride, z);
-    if (count > 0) {
-      load_column(team, s.n, reflectors + (count - 1) * stride, v);
+  float* const stage = reinterpret_cast<float*>(s.work);
+  const int held = static_cast<int>(s.work_bytes / (sizeof(float) * s.n));
+  for (int base = team.rank; base < columns; base += team.size * team.warps) {
+    const int j = base + team.size * team.warp;
+    float z[kColumns];
+    if (j < columns) {
+      load_column(team, s.n, vectors + j * stride, z);  // written by this block
     }
-    for (int k = count - 1; k >= 0; --k) {
-      if (k > 0) {
-        load_column(team, s.n, reflectors + (k - 1) * stride, next);
-      }
-      float dot = 0;
-#pragma unroll
-      for (int q = 0; q < kColumns; ++q) {
-        dot += v[q] * z[q];
-      }
-      const float factor = s.tau[k] * warp_sum(dot);
-#pragma unroll
-      for (int q = 0; q < kColumns; ++q) {
-        z[q] -= factor * v[q];
-        v[q] = next[q];
+    for (int end = count; end > 0; end -= held) {
+      const int begin = max(0, end - held);
+      stage_reflectors(team, s.n, begin, end, reflectors, stride, stage);
+      for (int k = end - 1; j < columns && k >= begin; --k) {
+        apply_reflector(team, s.n, s.tau[k], stage + (k - begin) * s.n, z);
       }
     }
 #pragma unroll
     for (int q = 0; q < kColumns; ++q) {
       const int i = 32 * q + team.lane;
-      if (i < s.n) {
+      if (j < columns && i < s.n) {
         vectors[j * stride + i] = z[q];
       }
     }
