@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 from ctypes import Structure, byref, c_bool, c_double, c_int, c_int64, c_size_t, c_void_p
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -64,7 +64,7 @@ def gram_of(x: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
         return work @ work.mT
     longest = int(cu_seqlens.diff().max())
     gram = torch.zeros(len(cu_seqlens) - 1, longest, longest)
-    for b, (first, end) in enumerate(zip(cu_seqlens[:-1], cu_seqlens[1:], strict=True)):
+    for b, (first, end) in enumerate(pairwise(cu_seqlens.tolist())):
         rows = x[first:end].float()
         gram[b, : len(rows), : len(rows)] = rows @ rows.T
     return gram
@@ -133,5 +133,3 @@ def shared_bytes(library: Path, tokens: int, shape: Shape) -> int:
     function.restype, function.argtypes = c_size_t, (c_int64, c_int, c_int)
     return function(tokens, shape.blocks, shape.threads)
 
-
-__all__ = ["Found", "Shape", "ctypes", "eig_select", "gram_of", "shared_bytes"]

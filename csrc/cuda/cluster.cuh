@@ -94,15 +94,23 @@ inline bool clusters_supported() {
          supported != 0;
 }
 
-// What a kernel must be told before it is launched with that shape.
+// What a kernel must be told before it is launched with that shape. It may take all the shared memory
+// that a block can have, whatever this launch takes: launches of other shapes, in other threads or
+// captured in a graph, may come in between.
 template <class Kernel>
 cudaError_t allow_shape(Kernel kernel, ClusterShape shape) {
   constexpr size_t kUnasked = 48 * 1024;  // dynamic shared memory that needs no leave
   constexpr unsigned kPortable = 8;
   cudaError_t error = cudaSuccess;
   if (shape.shared_bytes > kUnasked) {
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(shape.shared_bytes));
+    int device = 0, limit = 0;
+    error = cudaGetDevice(&device);
+    if (error == cudaSuccess) {
+      error = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    }
+    if (error == cudaSuccess) {
+      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit);
+    }
   }
   if (error == cudaSuccess && shape.size > kPortable) {
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);

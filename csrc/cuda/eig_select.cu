@@ -143,11 +143,11 @@ __global__ __launch_bounds__(kMostThreads) void eig_select_kernel(Images x, EigS
 template <class F>
 bool with_kernel(int64_t tokens, F&& f) {
   if (tokens <= 256) {
-    f(eig_select_kernel<8>);
+    f(eig_select_kernel<256 / 32>);
   } else if (tokens <= 576) {
-    f(eig_select_kernel<18>);
-  } else if (tokens <= 832) {
-    f(eig_select_kernel<26>);
+    f(eig_select_kernel<576 / 32>);
+  } else if (tokens <= kMostTokens) {
+    f(eig_select_kernel<kMostTokens / 32>);
   } else {
     return false;
   }

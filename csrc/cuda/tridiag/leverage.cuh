@@ -6,44 +6,33 @@
 
 namespace svdprune::cuda {
 
-// A vector of n <= 32 kColumns numbers, by a warp: lane l has entries l, l + 32, ...
+// z <- (I - tau v v^T) z for vectors of 32 kColumns numbers, by a warp: lane l has entries l, l + 32,
+// ... of z. Sums in float32.
 template <int kColumns>
-__device__ __forceinline__ void load_column(const Team& team, int n, const float* from,
-                                            float (&column)[kColumns]) {
-#pragma unroll
-  for (int q = 0; q < kColumns; ++q) {
-    const int i = 32 * q + team.lane;
-    column[q] = i < n ? from[i] : 0;
-  }
-}
-
-// z <- (I - tau v v^T) z. Sums in float32.
-template <int kColumns>
-__device__ __forceinline__ void apply_reflector(const Team& team, int n, float tau, const float* v,
+__device__ __forceinline__ void apply_reflector(const Team& team, float tau, const float* v,
                                                 float (&z)[kColumns]) {
-  float column[kColumns];
-  load_column(team, n, v, column);
   float dot = 0;
 #pragma unroll
   for (int q = 0; q < kColumns; ++q) {
-    dot += column[q] * z[q];
+    dot += v[32 * q + team.lane] * z[q];
   }
   const float factor = tau * warp_sum(dot);
 #pragma unroll
   for (int q = 0; q < kColumns; ++q) {
-    z[q] -= factor * column[q];
+    z[q] -= factor * v[32 * q + team.lane];
   }
 }
 
-// Rows begin .. end of reflectors [.., stride] to stage [end - begin, n]. Past the L1 cache, which may
-// hold what stood there before.
-__device__ __forceinline__ void stage_reflectors(const Team& team, int n, int begin, int end,
-                                                 const float* reflectors, int64_t stride,
+// Rows begin .. end of reflectors [.., stride] to stage [end - begin, length], zeros from n on. Past
+// the L1 cache, which may hold what stood there before.
+__device__ __forceinline__ void stage_reflectors(const Team& team, int n, int length, int begin,
+                                                 int end, const float* reflectors, int64_t stride,
                                                  float* stage) {
   __syncthreads();
   for (int k = begin + team.warp; k < end; k += team.warps) {
-    for (int i = team.lane; i < n; i += 32) {
-      stage[(k - begin) * n + i] = __ldcg(reflectors + k * stride + i);
+#pragma unroll 2
+    for (int i = team.lane; i < length; i += 32) {
+      stage[(k - begin) * length + i] = i < n ? __ldcg(reflectors + k * stride + i) : 0;
     }
   }
   __syncthreads();
@@ -56,25 +45,31 @@ __device__ __forceinline__ void apply_reflectors(const Team& team, const Shared&
                                                  int columns, const float* reflectors,
                                                  float* vectors, int64_t stride) {
   float* const stage = reinterpret_cast<float*>(s.work);
-  const int held = static_cast<int>(s.work_bytes / (sizeof(float) * s.n));
+  constexpr int kLength = 32 * kColumns;
+  const int held = static_cast<int>(s.work_bytes / (sizeof(float) * kLength));
   for (int base = team.rank; base < columns; base += team.size * team.warps) {
     const int j = base + team.size * team.warp;
+    float* const own = vectors + j * stride + team.lane;
     float z[kColumns];
     if (j < columns) {
-      load_column(team, s.n, vectors + j * stride, z);  // written by this block
+#pragma unroll
+      for (int q = 0; q < kColumns; ++q) {
+        z[q] = 32 * q + team.lane < s.n ? __ldcg(own + 32 * q) : 0;
+      }
     }
     for (int end = count; end > 0; end -= held) {
       const int begin = max(0, end - held);
-      stage_reflectors(team, s.n, begin, end, reflectors, stride, stage);
+      stage_reflectors(team, s.n, kLength, begin, end, reflectors, stride, stage);
       for (int k = end - 1; j < columns && k >= begin; --k) {
-        apply_reflector(team, s.n, s.tau[k], stage + (k - begin) * s.n, z);
+        apply_reflector(team, s.tau[k], stage + (k - begin) * kLength, z);
       }
     }
+    if (j < columns) {
 #pragma unroll
-    for (int q = 0; q < kColumns; ++q) {
-      const int i = 32 * q + team.lane;
-      if (j < columns && i < s.n) {
-        vectors[j * stride + i] = z[q];
+      for (int q = 0; q < kColumns; ++q) {
+        if (32 * q + team.lane < s.n) {
+          own[32 * q] = z[q];
+        }
       }
     }
   }

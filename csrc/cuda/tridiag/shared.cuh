@@ -13,6 +13,7 @@ namespace svdprune::cuda {
 
 constexpr int kMostCluster = 16;
 constexpr int kMostWarps = 16;
+constexpr int kMostTokens = 768;  // that fit on chip, with rows dealt to 16 blocks
 
 // A row's product y_i, and its entry of the next column.
 struct alignas(8) RowResult {
@@ -28,12 +29,13 @@ struct SharedSizes {
   SVDPRUNE_HOST_DEVICE SharedSizes(int n, int blocks, int warps)
       : row_length((n + 3) / 4 * 4), rows((n + blocks - 1) / blocks) {
     // At a check one vector of at most n / 2 rows is on its way besides the matrix; afterwards one of
-    // n rows, or the tokens' partial scores.
-    const size_t held = row_bytes() + sizeof(double) * (n + 2);
-    const size_t vector = sizeof(double) * 2 * (n + 1);
-    const size_t partial = sizeof(double) * warps * rows;
-    const size_t most = vector > partial ? vector : partial;
-    work_bytes = ((held > most ? held : most) + 15) / 16 * 16;
+    // n rows, or the tokens' partial scores, or reflectors on the way back.
+    work_bytes = sizeof(float) * kMostTokens;
+    for (const size_t bytes : {row_bytes() + sizeof(double) * (n + 2), sizeof(double) * 2 * (n + 1),
+                               sizeof(double) * warps * rows}) {
+      work_bytes = bytes > work_bytes ? bytes : work_bytes;
+    }
+    work_bytes = (work_bytes + 15) / 16 * 16;
   }
 
   SVDPRUNE_HOST_DEVICE size_t row_bytes() const {

@@ -11,13 +11,24 @@
 #include "../../host_device.h"
 
 #include <cmath>
+#include <cstdint>
+#include <cstring>
 
 namespace svdprune::tridiag {
+
+// 2^-k for a number m 2^k with 1 <= m < 2; finite for 0 too.
+SVDPRUNE_HOST_DEVICE inline double inverse_exponent(double size) {
+  uint64_t bits;
+  std::memcpy(&bits, &size, sizeof bits);
+  bits = (2046 - (bits >> 52)) << 52;
+  double scale;
+  std::memcpy(&scale, &bits, sizeof scale);
+  return scale;
+}
 
 // T [m, m] with |entries| <= 1: diagonal [m], coupling [m - 1] joins i and i + 1. |x| <= 1.01.
 SVDPRUNE_HOST_DEVICE inline int eigenvalues_above(const double* diagonal, const double* coupling,
                                                   int m, double x) {
-  constexpr double kSmall = 0x1p-100, kLarge = 0x1p100;
   constexpr double kZeroPivot = 0x1p-120;  // far below rounding
   double before = 1, minor = diagonal[0] - x;
   int above = 0;
@@ -34,8 +45,7 @@ SVDPRUNE_HOST_DEVICE inline int eigenvalues_above(const double* diagonal, const 
     before = minor;
     minor = next;
     if ((i & 3) == 3) {
-      const double size = std::fmax(std::fabs(before), std::fabs(minor));
-      const double scale = size < kSmall ? kLarge : size > kLarge ? kSmall : 1;
+      const double scale = inverse_exponent(std::fmax(std::fabs(before), std::fabs(minor)));
       before *= scale;
       minor *= scale;
     }
