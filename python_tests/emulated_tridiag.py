@@ -132,4 +132,3 @@ def shared_bytes(library: Path, tokens: int, shape: Shape) -> int:
     function = _load(library).emulated_eig_select_bytes
     function.restype, function.argtypes = c_size_t, (c_int64, c_int, c_int)
     return function(tokens, shape.blocks, shape.threads)
-

@@ -119,18 +119,20 @@ def test_all_memory_goes_back(name):
 
 @pytest.mark.parametrize("shape", [(2, 40, 56), (2, 56, 40), (1, 576, 1024)], ids=str)
 @pytest.mark.parametrize("op", ["leverage_scores", "prune", "prune_adaptive"])
-def test_a_warm_call_does_not_wait_for_the_device(op, shape):
+@pytest.mark.parametrize("solver", ["eigh", "tridiag"])
+def test_a_warm_call_does_not_wait_for_the_device(solver, op, shape):
     x = gaussian(*shape).cuda()
     call = {
-        "leverage_scores": lambda: svdprune.leverage_scores(x),
-        "prune": lambda: svdprune.prune(x, 9),
-        "prune_adaptive": lambda: svdprune.prune_adaptive(x, 9, coverage=0.4),
+        "leverage_scores": lambda: svdprune.leverage_scores(x, solver=solver),
+        "prune": lambda: svdprune.prune(x, 9, solver=solver),
+        "prune_adaptive": lambda: svdprune.prune_adaptive(x, 9, coverage=0.4, solver=solver),
     }[op]
     assert_does_not_wait(call)
 
 
-def test_a_warm_varlen_call_that_is_told_its_totals_does_not_wait():
-    call, x = operator_calls()["prune_varlen"], features()
+@pytest.mark.parametrize("name", ["prune_varlen", "prune_varlen tridiag"])
+def test_a_warm_varlen_call_that_is_told_its_totals_does_not_wait(name):
+    call, x = operator_calls()[name], features()
     assert_does_not_wait(lambda: call(x))
 
 
