@@ -29,20 +29,27 @@ struct Solved {
 };
 
 // Reduces until certified or to the end; the Ritz values are in s.ritz. Returns the steps.
+template <int kColumns>
 __device__ __forceinline__ int reduce(const Team& team, Shared& s, double trace,
                                       const RankRule& rule, float* reflectors, int64_t stride) {
+  HeldRows<kColumns> held;
+  held.load(team, s);
   double tau = first_column(team, s, reflectors, stride);
   const int asked = static_cast<int>(rule.rank);
   int check = tridiag::next_check(0, s.n, asked);
   int m = 1;
   for (; m < s.n; ++m) {
     if (m == check) {
-      if (certified(team, s, m, trace, rule.variance, asked)) {
-        return m;
+      if (asked > 0 || energy_captured(s, m, trace, rule.variance)) {
+        held.store(team, s);
+        __syncthreads();
+        if (certified(team, s, m, trace, rule.variance, asked)) {
+          return m;
+        }
       }
       check = tridiag::next_check(m, s.n, asked);
     }
-    tau = next_column(team, s, m - 1, tau, reflectors, stride);
+    tau = next_column(team, s, held, m - 1, tau, reflectors, stride);
   }
   send_ritz_values(team, s, m);
   cluster_sync();
@@ -79,7 +86,7 @@ __device__ __forceinline__ Solved solve(const Team& team, Shared& s, const Image
   cluster_sync();  // before a row changes
   RankRule rule = a.rule;
   rule.rank = min(rule.rank, min(static_cast<int64_t>(s.n), x.features));
-  const int m = reduce(team, s, trace, rule, reflectors, stride);
+  const int m = reduce<kColumns>(team, s, trace, rule, reflectors, stride);
   const int rank = rank_of(s, m, trace, rule, s.n, x.tokens > x.features || x.cu_seqlens);
 
   const bool complement = m == s.n && rank > s.n - rank;

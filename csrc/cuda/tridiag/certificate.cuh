@@ -42,17 +42,21 @@ __device__ __forceinline__ void send_residuals(const Team& team, const Shared& s
   }
 }
 
-// Parts (i) to (iii), the same in all blocks. trace: of G. rank_asked: 0 for a rank by variance.
-// Leaves the Ritz values in s.ritz.
-__device__ __forceinline__ bool certified(const Team& team, const Shared& s, int m, double trace,
-                                          double variance, int rank_asked) {
+// Part (i) as far as it costs nothing: whether the Ritz values, whose sum is T_m's trace, hold the
+// energy.
+__device__ __forceinline__ bool energy_captured(const Shared& s, int m, double trace,
+                                                double variance) {
   double captured = 0;
   for (int i = 0; i < m; ++i) {
     captured += s.diagonal[i];
   }
-  if (rank_asked == 0 && captured < variance * trace) {
-    return false;
-  }
+  return captured >= variance * trace;
+}
+
+// Parts (i) to (iii), the same in all blocks, with the matrix in shared memory. trace: of G.
+// rank_asked: 0 for a rank by variance. Leaves the Ritz values in s.ritz.
+__device__ __forceinline__ bool certified(const Team& team, const Shared& s, int m, double trace,
+                                          double variance, int rank_asked) {
   send_remainder(team, s, m);
   send_ritz_values(team, s, m);
   cluster_sync();

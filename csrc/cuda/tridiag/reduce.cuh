@@ -14,7 +14,9 @@
 
 namespace svdprune::cuda {
 
-constexpr int kRowsAtOnce = 4;  // rows a warp takes together, sharing loads of v, w and the next v
+constexpr int kHeld = 2;  // rows that a warp holds in registers, its first ones
+constexpr int kRowsAtOnce =
+    4;  // rows in shared memory that it takes together, sharing loads of v, w
 
 // Slots of this block's rows from `first` on.
 __device__ __forceinline__ int first_slot(const Team& team, int first) {
@@ -64,12 +66,89 @@ __device__ __forceinline__ void sweep_rows(const Team& team, const Shared& s, in
   }
 }
 
+// The warp's slots warp and warp + warps: lane l has columns l, l + 32, ... of each row. n <= 32
+// kColumns.
+template <int kColumns>
+struct HeldRows {
+  float a[kHeld][kColumns];
+
+  __device__ __forceinline__ void load(const Team& team, const Shared& s) {
+#pragma unroll
+    for (int r = 0; r < kHeld; ++r) {
+      const int slot = team.warp + r * team.warps;
+#pragma unroll
+      for (int q = 0; q < kColumns; ++q) {
+        const int j = 32 * q + team.lane;
+        const bool exists = slot < slot_count(team, s.n) && j < s.n;
+        a[r][q] = exists ? s.rows[slot * s.row_length + j] : 0;
+      }
+    }
+  }
+
+  // Back to shared memory, for a look at the whole matrix.
+  __device__ __forceinline__ void store(const Team& team, const Shared& s) const {
+#pragma unroll
+    for (int r = 0; r < kHeld; ++r) {
+      const int slot = team.warp + r * team.warps;
+#pragma unroll
+      for (int q = 0; q < kColumns; ++q) {
+        const int j = 32 * q + team.lane;
+        if (slot < slot_count(team, s.n) && j < s.n) {
+          s.rows[slot * s.row_length + j] = a[r][q];
+        }
+      }
+    }
+  }
+
+  // As sweep_rows, and sends the results.
+  __device__ __forceinline__ void sweep(const Team& team, const Shared& s, int first,
+                                        RowResult* exchange) {
+    bool live[kHeld];
+    float v_row[kHeld], w_row[kHeld], product[kHeld] = {}, entry[kHeld] = {};
+#pragma unroll
+    for (int r = 0; r < kHeld; ++r) {
+      const int row = (team.warp + r * team.warps) * team.size + team.rank;
+      live[r] = row >= first && row < s.n;
+      v_row[r] = live[r] ? s.v[row] : 0;
+      w_row[r] = live[r] ? s.w[row] : 0;
+    }
+    if (!live[kHeld - 1] && !live[0]) {
+      return;
+    }
+#pragma unroll
+    for (int q = 0; q < kColumns; ++q) {
+      if (32 * q + 31 < first) {
+        continue;
+      }
+      const int j = 32 * q + team.lane;
+      const float v = s.v[j], w = s.w[j], x = s.next_v[j];
+#pragma unroll
+      for (int r = 0; r < kHeld; ++r) {
+        a[r][q] = tridiag::updated(a[r][q], v_row[r], w_row[r], v, w);
+        product[r] += a[r][q] * x;
+        entry[r] = 32 * q <= first ? a[r][q] : entry[r];  // of the column's own 32 in the end
+      }
+    }
+#pragma unroll
+    for (int r = 0; r < kHeld; ++r) {
+      const RowResult result{warp_sum(product[r]), __shfl_sync(kAllLanes, entry[r], first % 32)};
+      if (live[r]) {
+        const int row = (team.warp + r * team.warps) * team.size + team.rank;
+        tell_all(team, exchange + row, result);
+      }
+    }
+  }
+};
+
 // This block's part of step k = first - 1.
-__device__ __forceinline__ void sweep(const Team& team, const Shared& s, int first,
-                                      RowResult* exchange) {
+template <int kColumns>
+__device__ __forceinline__ void sweep(const Team& team, const Shared& s, HeldRows<kColumns>& held,
+                                      int first, RowResult* exchange) {
+  held.sweep(team, s, first, exchange);
   const int slots = slot_count(team, s.n);
+  const int in_shared = max(first_slot(team, first), kHeld * team.warps);
   const int stride = kRowsAtOnce * team.warps;
-  for (int slot = first_slot(team, first) + team.warp; slot < slots; slot += stride) {
+  for (int slot = in_shared + team.warp; slot < slots; slot += stride) {
     const int count = min(kRowsAtOnce, (slots - slot + team.warps - 1) / team.warps);
     float product[kRowsAtOnce];
     sweep_rows(team, s, first, slot, count, product);
@@ -98,7 +177,7 @@ __device__ __forceinline__ void reflect_column(const Team& team, Shared& s, int 
   const auto h = tridiag::reflect(pivot, block_sum(team, tail, s.partial[1]));
   tau = h.tau;
   const bool writes = k % team.size == team.rank;
-  for (int i = team.thread; i < s.row_length; i += team.threads) {
+  for (int i = team.thread; i < kMostTokens; i += team.threads) {
     const float value = i <= k || i >= s.n ? 0 : i == k + 1 ? 1 : s.next_v[i] * h.scale;
     s.next_v[i] = value;
     if (writes && i < s.n) {
@@ -117,7 +196,7 @@ __device__ __forceinline__ void reflect_column(const Team& team, Shared& s, int 
 __device__ __forceinline__ double first_column(const Team& team, Shared& s, float* reflectors,
                                                int64_t stride) {
   const float* row = cluster_map(s.rows, 0);
-  for (int i = team.thread; i < s.row_length; i += team.threads) {
+  for (int i = team.thread; i < kMostTokens; i += team.threads) {
     s.v[i] = s.w[i] = 0;
     s.next_v[i] = i < s.n ? row[i] : 0;
   }
@@ -128,11 +207,13 @@ __device__ __forceinline__ double first_column(const Team& team, Shared& s, floa
 
 // Step k: from reflector k in next_v, with the update of step k - 1 pending in v and w, to reflector k
 // + 1 with step k's pending.
-__device__ __forceinline__ double next_column(const Team& team, Shared& s, int k, double tau,
-                                              float* reflectors, int64_t stride) {
+template <int kColumns>
+__device__ __forceinline__ double next_column(const Team& team, Shared& s, HeldRows<kColumns>& held,
+                                              int k, double tau, float* reflectors,
+                                              int64_t stride) {
   const int first = k + 1;
   RowResult* const received = s.exchange + k % 2 * s.n;
-  sweep(team, s, first, received);
+  sweep(team, s, held, first, received);
   cluster_sync();
 
   double dot = 0;

@@ -42,7 +42,7 @@ struct SharedSizes {
     return sizeof(float) * row_length * rows;
   }
   SVDPRUNE_HOST_DEVICE size_t vectors_bytes() const {
-    return sizeof(float) * row_length * 3;
+    return sizeof(float) * kMostTokens * 3;
   }
   SVDPRUNE_HOST_DEVICE size_t total_bytes(int n) const {
     const size_t doubles = 3 * n + (n + 1) / 2 + 2 * kMostWarps + 2 * kMostCluster + kMostCluster;
@@ -60,8 +60,9 @@ struct Shared {
   size_t scratch_count;
   unsigned char* work;
   size_t work_bytes;
-  float *v, *next_v, *w;        // [row_length]: the pending reflector and its w, the next reflector
-  RowResult* exchange;          // [2, n]: of even and of odd steps
+  float *v, *next_v, *w;  // [kMostTokens], zero from n on: the pending reflector and its w, and
+                          // the next reflector
+  RowResult* exchange;    // [2, n]: of even and of odd steps
   double *diagonal, *coupling;  // [n]: T; coupling[k] joins k and k + 1
   double* ritz;                 // [n], descending
   double* residual;             // [n / 2]
@@ -92,8 +93,8 @@ __device__ __forceinline__ Shared carve(const Team& team, int n) {
   s.scratch_count = (sizes.work_bytes - sizes.row_bytes()) / sizeof(double);
   float* const vectors = reinterpret_cast<float*>(take(sizes.vectors_bytes()));
   s.v = vectors;
-  s.next_v = vectors + sizes.row_length;
-  s.w = vectors + 2 * sizes.row_length;
+  s.next_v = vectors + kMostTokens;
+  s.w = vectors + 2 * kMostTokens;
   s.exchange = reinterpret_cast<RowResult*>(take(2 * sizeof(RowResult) * n));
   s.diagonal = doubles(n);
   s.coupling = doubles(n);
