@@ -6,8 +6,12 @@ in it). Against a float64 SVD of the same input the scores differ by at most ``m
 lies within 1e-6 of the threshold (solver "eigh": 6e-8 / gap and 1e-5). Equal scores: the lower index wins.
 
 Solvers: "tridiag" is a Householder tridiagonalisation that stops as soon as a certificate says that the
-leading directions are there, with the eigenpairs in float64; "eigh" is LAPACK's full decomposition; "auto" is
-"tridiag", and "eigh" for float64 input.
+leading directions are there, with the eigenpairs in float64; "eigh" is LAPACK's or cuSOLVER's full
+decomposition; "auto" is "tridiag", and "eigh" for float64 input.
+
+On CUDA "auto" is "eigh", since "tridiag" has not run on a GPU yet. Asked for, "tridiag" takes two launches,
+for float32 and 16-bit input of up to 768 tokens on sm_90 and later; otherwise "eigh" stands in. Both have a
+float32 Gram matrix there, and promise what is said of "eigh" above.
 
 Arrays: beside tensors, all take arrays of a library with DLPack (NumPy, CuPy, JAX) and return arrays of that
 library, on the same device, without a copy and without a gradient. See ``arrays.py``.
@@ -114,8 +118,9 @@ class Diagnosis(NamedTuple):
     Attributes:
         rank: Number of leading directions, int32 [B].
         steps: Steps of the tridiagonalisation that were taken, int32 [B].
-        size: min(N, D), the steps that a full one takes, int32 [B].
-        solver: What ran for each image: "tridiag", "eigh", or "none" for an image without energy.
+        size: The steps that a full one takes, int32 [B]: min(N, D), or N for "tridiag" on CUDA.
+        solver: What ran for each image: "tridiag", "eigh", or "none" for an image without energy (on CUDA
+            that has a solver too).
     """
 
     rank: Tensor
@@ -132,7 +137,7 @@ def diagnose(
     center: bool = False,
     solver: str = "auto",
 ) -> Diagnosis:
-    """How the solver goes about each image: for study, as it does the work anew. CPU only.
+    """How the solver goes about each image: for study, as it does the work anew.
 
     Args:
         x: As in ``leverage_scores``.

@@ -109,7 +109,7 @@ __device__ __forceinline__ Solved solve(const Team& team, Shared& s, const Image
 // A cluster: one image, blockIdx.y. Shared memory: SharedSizes, dynamic. n = N <= 32 kColumns. Every
 // decision is taken by all blocks alike, from the same bits; results are deterministic.
 template <int kColumns>
-__global__ __launch_bounds__(kMostThreads) void eig_select_kernel(Images x, EigSelect a) {
+__global__ __launch_bounds__(kMostThreads, 1) void eig_select_kernel(Images x, EigSelect a) {
   const Team team = this_team();
   const int64_t b = blockIdx.y;
   const int n = static_cast<int>(length_of(x, b));

@@ -14,9 +14,8 @@
 
 namespace svdprune::cuda {
 
-constexpr int kHeld = 2;  // rows that a warp holds in registers, its first ones
 constexpr int kRowsAtOnce =
-    4;  // rows in shared memory that it takes together, sharing loads of v, w
+    4;  // rows in shared memory that a warp takes together, sharing loads of v, w
 
 // Slots of this block's rows from `first` on.
 __device__ __forceinline__ int first_slot(const Team& team, int first) {
@@ -66,10 +65,12 @@ __device__ __forceinline__ void sweep_rows(const Team& team, const Shared& s, in
   }
 }
 
-// The warp's slots warp and warp + warps: lane l has columns l, l + 32, ... of each row. n <= 32
-// kColumns.
+// The warp's first rows, slots warp, warp + warps, ..., in registers: lane l has columns l, l + 32, ...
+// of each. n <= 32 kColumns.
 template <int kColumns>
 struct HeldRows {
+  static constexpr int kHeld = kColumns <= 18 ? 2 : 1;  // rows for which there are registers
+
   float a[kHeld][kColumns];
 
   __device__ __forceinline__ void load(const Team& team, const Shared& s) {
@@ -112,7 +113,7 @@ struct HeldRows {
       v_row[r] = live[r] ? s.v[row] : 0;
       w_row[r] = live[r] ? s.w[row] : 0;
     }
-    if (!live[kHeld - 1] && !live[0]) {
+    if (!live[0] && !live[kHeld - 1]) {
       return;
     }
 #pragma unroll
@@ -146,7 +147,7 @@ __device__ __forceinline__ void sweep(const Team& team, const Shared& s, HeldRow
                                       int first, RowResult* exchange) {
   held.sweep(team, s, first, exchange);
   const int slots = slot_count(team, s.n);
-  const int in_shared = max(first_slot(team, first), kHeld * team.warps);
+  const int in_shared = max(first_slot(team, first), HeldRows<kColumns>::kHeld * team.warps);
   const int stride = kRowsAtOnce * team.warps;
   for (int slot = in_shared + team.warp; slot < slots; slot += stride) {
     const int count = min(kRowsAtOnce, (slots - slot + team.warps - 1) / team.warps);

@@ -11,8 +11,6 @@
 
 namespace svdprune::cuda {
 
-constexpr int kMostCluster = 16;
-constexpr int kMostWarps = 16;
 constexpr int kMostTokens = 768;  // that fit on chip, with rows dealt to 16 blocks
 
 // A row's product y_i, and its entry of the next column.
@@ -66,7 +64,7 @@ struct Shared {
   double *diagonal, *coupling;  // [n]: T; coupling[k] joins k and k + 1
   double* ritz;                 // [n], descending
   double* residual;             // [n / 2]
-  double* partial[2];           // [warps] each
+  double* partial[2];           // [kMostWarps] each, for block_sum
   double *trace, *square;       // [C] each: of the blocks' parts of the remainder
   double* word;                 // [C]
   float* tau;                   // [n]
@@ -106,6 +104,9 @@ __device__ __forceinline__ Shared carve(const Team& team, int n) {
   s.square = doubles(kMostCluster);
   s.word = doubles(kMostCluster);
   s.tau = reinterpret_cast<float*>(take(sizeof(float) * n));
+  for (int warp = team.thread; warp < kMostWarps; warp += team.threads) {
+    s.partial[0][warp] = s.partial[1][warp] = 0;
+  }
   return s;
 }
 

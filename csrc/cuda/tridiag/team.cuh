@@ -7,6 +7,8 @@
 namespace svdprune::cuda {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
+constexpr int kMostCluster = 16;  // blocks
+constexpr int kMostWarps = 16;    // a block's
 
 // This thread's place. Warps are whole.
 struct Team {
@@ -35,18 +37,27 @@ __device__ __forceinline__ T warp_sum(T value) {
   return value;
 }
 
-// In every thread the sum over the block. partial [warps]: free since the last barrier.
+// In every thread the sum over the block. partial [kMostWarps]: free since the last barrier, zeros
+// behind the block's warps.
 __device__ __forceinline__ double block_sum(const Team& team, double value, double* partial) {
   value = warp_sum(value);
   if (team.lane == 0) {
     partial[team.warp] = value;
   }
   __syncthreads();
-  double sum = 0;
-  for (int warp = 0; warp < team.warps; ++warp) {
-    sum += partial[warp];
+  double sums[kMostWarps / 2];
+#pragma unroll
+  for (int warp = 0; warp < kMostWarps / 2; ++warp) {
+    sums[warp] = partial[warp] + partial[warp + kMostWarps / 2];
   }
-  return sum;
+#pragma unroll
+  for (int apart = kMostWarps / 4; apart > 0; apart /= 2) {
+#pragma unroll
+    for (int warp = 0; warp < apart; ++warp) {
+      sums[warp] += sums[warp + apart];
+    }
+  }
+  return sums[0];
 }
 
 // Puts a value at the same place in every block's shared memory; the lanes of a warp take the blocks
