@@ -66,7 +66,11 @@ def test_an_image_of_its_real_size(library):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
-    "view", ["transposed", "strided", "expanded", "one token", "row aligned", "shifted", "reversed"]
+    "view",
+    [
+        *("transposed", "strided", "expanded", "one token", "reversed"),
+        *("aligned part", "shifted part", "shifted rows", "shifted images"),
+    ],
 )
 def test_any_strides(library, dtype, view):
     base = gaussian(2, 70, 48).to(dtype)
@@ -75,8 +79,10 @@ def test_any_strides(library, dtype, view):
         "strided": gaussian(2, 140, 144).to(dtype)[:, ::2, 1::3],
         "expanded": base[:1].expand(3, -1, -1),
         "one token": base[:, :1].expand(-1, 70, -1),
-        "row aligned": gaussian(2, 70, 56).to(dtype)[..., 8:],
-        "shifted": gaussian(2, 70, 56).to(dtype)[..., 1:49],
+        "aligned part": gaussian(2, 70, 56).to(dtype)[..., 8:],
+        "shifted part": gaussian(2, 70, 56).to(dtype)[..., 1:49],
+        "shifted rows": gaussian(2, 70, 50).to(dtype)[..., :48],
+        "shifted images": gaussian(2, 70 * 48 + 2).to(dtype)[:, :-2].unflatten(1, (70, 48)),
         "reversed": base.permute(2, 1, 0).contiguous().permute(2, 1, 0),
     }[view]
     gram, totals, _ = Emulated(library, x).gram_fused()
@@ -95,9 +101,9 @@ def test_aligned_and_unaligned_rows_give_the_same_bits(library):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_an_image_is_the_same_in_any_batch(library, dtype):
-    x = gaussian(5, 66, 520).to(dtype)
+    x = gaussian(3, 66, 264).to(dtype)
     grams, totals, _ = Emulated(library, x).gram_fused()
-    for b in range(5):
+    for b in range(3):
         alone, own, _ = Emulated(library, x[b : b + 1]).gram_fused()
         assert torch.equal(alone[0], grams[b])
         assert torch.equal(own[0], totals[b])

@@ -1,6 +1,7 @@
 // Runs CUDA kernels on a CPU, one cluster of blocks after the other, the threads of a cluster as
-// fibres that give way at barriers. Slow and sequential: it shows what a kernel computes, and of
-// races those that change the result when the threads run in the opposite order (`reversed`).
+// fibres that give way at barriers; each block goes as far as it can before the next one runs. Slow
+// and sequential: it shows what a kernel computes, and of races those that change the result in this
+// order of threads or in the opposite one (`reversed`).
 //
 // A `__shared__` variable exists once, so in clusters of several blocks shared memory is dynamic; it
 // starts as NaN in every block.
@@ -183,6 +184,28 @@ inline void check_margins(Block& block) {
   }
 }
 
+// Until all its threads have returned, wait at barriers, or ask for others to run. Returns whether
+// any ran.
+inline bool run_block(Fibre* first, size_t threads) {
+  bool ran = false, advanced = true;
+  while (advanced) {
+    advanced = false;
+    for (size_t t = 0; t < threads; ++t) {
+      Fibre& fibre = first[reversed ? threads - 1 - t : t];
+      if (fibre.done || (fibre.at && fibre.at->generation == fibre.generation)) {
+        continue;
+      }
+      current = &fibre;
+      threadIdx = fibre.index;
+      blockIdx = fibre.block->index;
+      swapcontext(&scheduler, &fibre.context);
+      ran = true;
+      advanced |= fibre.done || fibre.at;
+    }
+  }
+  return ran;
+}
+
 // first: the index of the block of rank 0.
 inline void run_cluster(uint3 first, unsigned size) {
   const size_t threads = size_t{blockDim.x} * blockDim.y * blockDim.z;
@@ -192,20 +215,11 @@ inline void run_cluster(uint3 first, unsigned size) {
   for (unsigned rank = 0; rank < size; ++rank) {
     start_block(blocks[rank], {first.x + rank, first.y, first.z}, &fibres[rank * threads], threads);
   }
-  size_t left = fibres.size();
-  while (left > 0) {
+  const auto alive = [](const Fibre& fibre) { return !fibre.done; };
+  while (std::any_of(fibres.begin(), fibres.end(), alive)) {
     bool moved = false;
-    for (size_t i = 0; i < fibres.size(); ++i) {
-      Fibre& fibre = fibres[reversed ? fibres.size() - 1 - i : i];
-      if (fibre.done || (fibre.at && fibre.at->generation == fibre.generation)) {
-        continue;
-      }
-      moved = true;
-      current = &fibre;
-      threadIdx = fibre.index;
-      blockIdx = fibre.block->index;
-      swapcontext(&scheduler, &fibre.context);
-      left -= fibre.done;
+    for (unsigned i = 0; i < size; ++i) {
+      moved |= run_block(&fibres[(reversed ? size - 1 - i : i) * threads], threads);
     }
     if (!moved) {
       fail("its threads wait at different barriers");
