@@ -46,6 +46,7 @@ __device__ __forceinline__ int reduce(const Team& team, Shared& s, double trace,
         if (certified(team, s, m, trace, rule.variance, asked)) {
           return m;
         }
+        held.load(team, s);  // the same numbers; their registers were free in between
       }
       check = tridiag::next_check(m, s.n, asked);
     }

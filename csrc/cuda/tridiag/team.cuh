@@ -45,19 +45,12 @@ __device__ __forceinline__ double block_sum(const Team& team, double value, doub
     partial[team.warp] = value;
   }
   __syncthreads();
-  double sums[kMostWarps / 2];
+  double sum = partial[team.lane % kMostWarps];
 #pragma unroll
-  for (int warp = 0; warp < kMostWarps / 2; ++warp) {
-    sums[warp] = partial[warp] + partial[warp + kMostWarps / 2];
+  for (int apart = kMostWarps / 2; apart > 0; apart /= 2) {
+    sum += __shfl_xor_sync(kAllLanes, sum, apart);
   }
-#pragma unroll
-  for (int apart = kMostWarps / 4; apart > 0; apart /= 2) {
-#pragma unroll
-    for (int warp = 0; warp < apart; ++warp) {
-      sums[warp] += sums[warp + apart];
-    }
-  }
-  return sums[0];
+  return sum;
 }
 
 // Puts a value at the same place in every block's shared memory; the lanes of a warp take the blocks
