@@ -6,6 +6,7 @@ from ctypes import Structure, byref, c_bool, c_double, c_int, c_int64, c_size_t,
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from emulated import Emulated, _Budget, _load, _pointer, device
@@ -81,6 +82,7 @@ def eig_select(
     cu_seqlens: Tensor | None = None,
     largest: Tensor | None = None,
     gram: Tensor | None = None,
+    partials: Tensor | None = None,
     shape: Shape = Shape(),
     backwards: bool = False,
 ) -> Found:
@@ -99,13 +101,14 @@ def eig_select(
     indices = cuda._output(places, -9, torch.int64)
     counts = cuda._output((cuda.images,), -9, torch.int32)
     kept = (tokens, indices, counts)
-    # Two shares of the trace, as if of two tiles.
-    diagonal = gram.diagonal(dim1=1, dim2=2).double()
-    halves = torch.stack([diagonal[:, ::2].sum(1), diagonal[:, 1::2].sum(1)], dim=1)
-    partials = torch.stack([halves, halves], dim=2).contiguous()
+    if partials is None:  # two shares of the trace, as if of two tiles
+        diagonal = gram.diagonal(dim1=1, dim2=2).double()
+        halves = torch.stack([diagonal[:, ::2].sum(1), diagonal[:, 1::2].sum(1)], dim=1)
+        partials = torch.stack([halves, halves], dim=2)
+    partials = partials.contiguous()
     arguments = _EigSelect(
         _pointer(partials),
-        2,
+        partials.shape[1],
         _pointer(gram),
         _pointer(largest),
         _pointer(vectors),
@@ -125,6 +128,22 @@ def eig_select(
     cuda._checked(vectors)
     found = [cuda._checked(t) for t in (scores, ranks, steps)]
     return Found(*found, *(cuda._checked(t) for t in kept)) if keep is not None else Found(*found)
+
+
+def two_launches(
+    library: Path, x: Tensor, keep: int | Tensor, cu_seqlens: Tensor | None = None, **options: Any
+) -> Found:
+    """Kernel gram_fused, then eig_select on what it leaves: the whole of solver "tridiag"."""
+    gram, totals, _ = Emulated(library, x, cu_seqlens).gram_fused()
+    return eig_select(
+        library,
+        x,
+        keep,
+        cu_seqlens=cu_seqlens,
+        gram=gram,
+        partials=totals[:, None],
+        **options,
+    )
 
 
 def shared_bytes(library: Path, tokens: int, shape: Shape) -> int:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from agreement import assert_agrees
 from emulated import Emulated, cuda_headers
-from emulated_tridiag import Shape, eig_select, gram_of, shared_bytes
+from emulated_tridiag import Shape, eig_select, gram_of, shared_bytes, two_launches
 from hard_cases import hard_case
 from samples import blocks, gaussian, orthonormal, power_law, samples, with_spectrum
 
@@ -253,6 +253,55 @@ def test_rows_of_any_dtype_and_strides(library, dtype, view):
     }[view]
     found = eig_select(library, x, 5)
     assert torch.equal(found.tokens, torch.take_along_dim(x, found.indices[..., None], dim=1))
+
+
+# Behind the kernel that forms the Gram matrix.
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(2, 70, 90), (2, 90, 40), (1, 1, 5), (1, 20, 3)], ids=str)
+def test_two_launches_from_features_to_tokens(library, shape, dtype):
+    x = gaussian(*shape, dtype=dtype)
+    keep = min(9, shape[1])
+    found = two_launches(library, x, keep)
+    cpu = svdprune.prune(x, keep, solver="tridiag")
+    assert_agrees(x, found.scores, found.rank, found.indices, options=promised({}))
+    torch.testing.assert_close(found.scores, cpu.scores, atol=1e-4, rtol=0)
+    assert torch.equal(found.tokens, torch.take_along_dim(x, found.indices[..., None], dim=1))
+
+
+@pytest.mark.parametrize("exponent", [-140, -66, -45, 45, 62, 66, 120])
+def test_two_launches_at_scales_whose_squares_leave_the_range(library, exponent):
+    x = torch.ldexp(gaussian(2, 20, 26), torch.tensor(exponent))
+    found = two_launches(library, x, 6)
+    assert_agrees(x, found.scores, found.rank, found.indices, options=promised({}))
+
+
+def test_two_launches_on_images_of_every_kind(library):
+    x = gaussian(5, 24, 30)
+    x[1, 7, 3] = float("nan")
+    x[2] = 0
+    x[3] = torch.eye(24, 30)
+    x[4] *= 1e30
+    found = two_launches(library, x, 6)
+    assert found.rank.tolist()[1:3] == [-1, 0]
+    assert found.scores[1].isnan().all()
+    assert found.indices[1:3].tolist() == [list(range(6))] * 2
+    good = [0, 3, 4]
+    assert_agrees(
+        x[good], found.scores[good], found.rank[good], found.indices[good], options=promised({})
+    )
+
+
+def test_two_launches_on_packed_images(library):
+    lengths, keeps = [17, 0, 1, 40, 5], [4, 0, 1, 9, 0]
+    x = gaussian(sum(lengths), 48)
+    cu_seqlens, cu_keep = torch.tensor([0, *lengths]).cumsum(0), torch.tensor([0, *keeps]).cumsum(0)
+    cpu = svdprune.prune_varlen(x, cu_seqlens, cu_keep, solver="tridiag")
+    found = two_launches(library, x, cu_keep, cu_seqlens)
+    assert torch.equal(found.indices, cpu.indices)
+    assert torch.equal(found.tokens, cpu.tokens)
+    torch.testing.assert_close(found.scores, cpu.scores, atol=2e-5, rtol=0)
 
 
 def test_what_fits_on_chip(library):
