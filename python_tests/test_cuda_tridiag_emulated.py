@@ -143,6 +143,18 @@ def test_energy_that_the_start_does_not_see_is_not_missed(library, variance):
     )
 
 
+def test_an_eigenvalue_that_the_start_does_not_see_is_not_missed(library):
+    # The tokens seen from token 0 hold the energy asked for, but the others have the second direction.
+    x = torch.zeros(80, 96)
+    x[:60, :60] = with_spectrum(60, 60, power_law(20, 1.0), seed=1)
+    x[60:, 60:] = with_spectrum(20, 36, torch.tensor([0.6]), seed=2)
+    found = eig_select(library, x[None], 6, variance=0.6)
+    assert found.rank.tolist() == [5]
+    assert_agrees(
+        x[None], found.scores, found.rank, found.indices, options=promised({"variance": 0.6})
+    )
+
+
 # Multiple eigenvalues.
 
 

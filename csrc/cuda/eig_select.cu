@@ -52,7 +52,7 @@ __device__ __forceinline__ int reduce(const Team& team, Shared& s, double trace,
     }
     tau = next_column(team, s, held, m - 1, tau, reflectors, stride);
   }
-  send_ritz_values(team, s, m);
+  send_ritz_values(team, s, m, 0, kRounds);
   cluster_sync();
   return m;
 }

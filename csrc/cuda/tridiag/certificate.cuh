@@ -58,7 +58,7 @@ __device__ __forceinline__ bool energy_captured(const Shared& s, int m, double t
 __device__ __forceinline__ bool certified(const Team& team, const Shared& s, int m, double trace,
                                           double variance, int rank_asked) {
   send_remainder(team, s, m);
-  send_ritz_values(team, s, m);
+  send_ritz_values(team, s, m, 0, kCoarseRounds);
   cluster_sync();
   const int rank =
       rank_asked > 0 ? rank_asked : tridiag::rank_for_variance(s.ritz, m, variance, trace);
@@ -72,6 +72,12 @@ __device__ __forceinline__ bool certified(const Team& team, const Shared& s, int
   }
   const double bound = tridiag::largest_eigenvalue_bound(remaining, square, s.n - m);
   if (!(bound + fabs(s.coupling[m - 1]) < s.ritz[rank - 1])) {
+    return false;
+  }
+  cluster_sync();  // all blocks have taken that decision
+  send_ritz_values(team, s, m, kCoarseRounds, kRounds);
+  cluster_sync();
+  if (rank_asked == 0 && tridiag::rank_for_variance(s.ritz, m, variance, trace) != rank) {
     return false;
   }
   send_residuals(team, s, m, rank);

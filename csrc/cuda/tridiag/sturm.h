@@ -29,18 +29,16 @@ SVDPRUNE_HOST_DEVICE inline double inverse_exponent(double size) {
 // T [m, m] with |entries| <= 1: diagonal [m], coupling [m - 1] joins i and i + 1. |x| <= 1.01.
 SVDPRUNE_HOST_DEVICE inline int eigenvalues_above(const double* diagonal, const double* coupling,
                                                   int m, double x) {
-  constexpr double kZeroPivot = 0x1p-120;  // far below rounding
+  constexpr double kTiny =
+      0x1p-200;  // far below rounding; after a minor of 0 the next one is not 0
   double before = 1, minor = diagonal[0] - x;
   int above = 0;
   for (int i = 0;; ++i) {
-    if (minor == 0) {
-      minor = before * kZeroPivot;
-    }
     above += (minor < 0) == (before < 0);
     if (i + 1 == m) {
       return above;
     }
-    const double square = coupling[i] * coupling[i];
+    const double square = coupling[i] * coupling[i] + kTiny;
     const double next = (diagonal[i + 1] - x) * minor - square * before;
     before = minor;
     minor = next;
