@@ -35,9 +35,10 @@ def test_it_runs_where_an_image_fits_on_chip(tokens, images):
         pytest.skip("no clusters of blocks: the GPU is older than sm_90")
     x = gaussian(images, tokens, 96)
     solvers, steps = ran(x)
-    if torch.cuda.get_device_properties(0).shared_memory_per_block_optin >= 232_448:
+    room = torch.cuda.get_device_properties(0).shared_memory_per_block_optin
+    if room >= 232_448 and tokens <= 576:  # more take clusters of 16, which a GPU may refuse
         assert solvers == ["tridiag"] * images
-        assert ((steps >= 1) & (steps <= tokens)).all()
+    assert ((steps >= 1) & (steps <= tokens)).all()
     assert_tridiag_agrees(x, min(tokens, 16))
 
 
