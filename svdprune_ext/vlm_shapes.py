@@ -20,7 +20,7 @@ def read_config(model: str) -> Any:
     from transformers import AutoConfig
 
     path = Path(model).expanduser()
-    place = str(path.parent if path.is_file() else path) if path.exists() else model
+    place = str(path) if path.exists() else model
     try:
         return AutoConfig.from_pretrained(place, local_files_only=True)
     except (OSError, ValueError) as error:
@@ -167,7 +167,8 @@ def _square_tower(config: Any) -> tuple[int, int]:
     kind = _value(config, "vision_config.model_type")
     if kind not in ("clip_vision_model", "siglip_vision_model"):
         raise ValueError(f"--model: vision_config must be of CLIP or SigLIP, got {kind!r}")
-    if kind == "siglip_vision_model" and _value(config, "vision_config.vision_use_head"):
+    head = getattr(config.vision_config, "vision_use_head", True)
+    if kind == "siglip_vision_model" and head:
         raise ValueError("--model: vision_config.vision_use_head must be false, got true")
     heads, width = (
         _int(config, f"vision_config.{n}") for n in ("num_attention_heads", "hidden_size")
