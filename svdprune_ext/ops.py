@@ -10,8 +10,8 @@ Solvers: "tridiag" is a Householder tridiagonalisation that stops as soon as a c
 leading directions are there, with the eigenpairs in float64; "eigh" is LAPACK's or cuSOLVER's full
 decomposition; "auto" is "tridiag", and "eigh" for float64 input. "purify", for cross-checks and on the CPU
 only, finds the projector onto the leading directions by matrix products alone, in float64 and on N x N
-matrices; where that has not settled after 600 products, "eigh" takes over. It counts every direction of a given
-rank.
+matrices; where that has not settled after 600 products, "eigh" takes over. It counts every direction of a
+given rank.
 
 On CUDA "auto" is "eigh", since "tridiag" has not run on a GPU yet. Asked for, "tridiag" takes two launches,
 for float32 and 16-bit input of up to 768 tokens on sm_90 and later; otherwise "eigh" stands in. Both have a
@@ -124,8 +124,8 @@ class Diagnosis(NamedTuple):
         steps: Steps of the tridiagonalisation that were taken, or matrix products of "purify", int32 [B].
         size: Side of the Gram matrix, and the steps that a full tridiagonalisation takes, int32 [B]:
             min(N, D), and N for "purify" and for "tridiag" on CUDA.
-        solver: What ran for each image: "tridiag", "eigh", "purify", or "none" for an image without energy (on
-            CUDA that has a solver too).
+        solver: What ran for each image: "tridiag", "eigh", "purify", or "none" for an image without energy
+            (on CUDA that has a solver too).
         refined: Whether the image was solved again in float64, because float32 might have missed the
             accuracy promised; rank, steps and solver are of that then. Bool [B].
     """
