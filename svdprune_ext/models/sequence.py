@@ -11,7 +11,7 @@ with left padding; the slots left over at the left are filled, and masked.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -63,12 +63,15 @@ class Layout:
         valid: Whether the slot holds a position at all, bool [B, slots].
         positions: Number of positions shown to the model when this was noted.
         dropped: How many of them each row dropped, int64 [B, 1].
+        static_mask: Where the cache is static: the attention mask of every later token, which sees all
+            slots after these as they are filled, int64 [B, all slots].
     """
 
     index: Tensor
     valid: Tensor
     positions: int
     dropped: Tensor
+    static_mask: Tensor | None = None
 
     @classmethod
     def full(cls, rows: int, slots: int, device: torch.device) -> Layout:
@@ -99,6 +102,11 @@ class Layout:
             self.positions + packing.kept.shape[1],
             self.dropped + (~packing.kept).sum(1, keepdim=True),
         )
+
+    def with_capacity(self, capacity: int, padding: Tensor) -> Layout:
+        """The layout of a static cache with so many slots; ``padding`` is the mask of those in use."""
+        unused = padding.new_ones(padding.shape[0], capacity - padding.shape[1])
+        return replace(self, static_mask=torch.cat([padding, unused], 1))
 
     def slot_mask(self, attention_mask: Tensor) -> Tensor:
         """[B, at least F], by position -> [B, slots], by slot."""
