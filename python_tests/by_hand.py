@@ -28,6 +28,12 @@ def recorded(module: torch.nn.Module, calls: list[dict[str, Any]]):
         hook.remove()
 
 
+def vision_inputs(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those of ``get_image_features``."""
+    names = ("pixel_values", "image_sizes", "image_grid_thw", "batch_num_images")
+    return {name: inputs[name] for name in names if name in inputs}
+
+
 @torch.no_grad()
 def scored_features(model, inputs) -> list[tuple[Tensor, Tensor]]:
     """Of each image: the features of its tokens [n, D], and their places among its rows [n].
@@ -36,18 +42,30 @@ def scored_features(model, inputs) -> list[tuple[Tensor, Tensor]]:
     separator.
     """
     tiny, calls = TINY[type(model).__name__], []
-    vision = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
-    vision.pop("mm_token_type_ids", None)
+    vision = vision_inputs(inputs)
     with recorded(tiny.projector(model), calls):
         rows = model.get_image_features(**vision, return_dict=True).pooler_output
-    features = tiny.features(model, calls[0]["args"][0])
+    if tiny.scored is not None:
+        return tiny.scored(model, calls[0]["args"][0], vision)
+    features = tiny.features(model, calls[0]["args"][0], vision)
     projected = calls[0]["output"].flatten(0, -2)
+    rows = torch.cat([image.flatten(0, -2) for image in rows])
     result = []
-    for image in rows:
-        equal = (image.flatten(0, -2)[:, None] == projected[None]).all(-1)
+    for image in rows.split(sizes_of_images(model, inputs)):
+        equal = (image[:, None] == projected[None]).all(-1)
         places = equal.any(1).nonzero().flatten()
         result.append((features[equal[places].int().argmax(1)], places))
     return result
+
+
+def sizes_of_images(model, inputs) -> list[int]:
+    """Number of rows, placeholders, of each image."""
+    sizes = TINY[type(model).__name__].tokens(model, vision_inputs(inputs))
+    placeholders, image = int((inputs["input_ids"] == IMAGE).sum()), 0
+    while placeholders > 0:  # an empty image has none
+        placeholders -= sizes[image]
+        image += 1
+    return sizes[:image]
 
 
 def kept_of_images(model, inputs, keep: int) -> list[Tensor]:
@@ -63,10 +81,8 @@ def kept_positions(model, inputs, keep: int) -> list[Tensor]:
     """For each row of the batch, the unpadded positions that remain."""
     images = []
     if any(name.startswith("pixel_values") for name in inputs):
-        vision = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
-        vision.pop("mm_token_type_ids", None)
         images = kept_of_images(model, inputs, keep)
-        sizes = TINY[type(model).__name__].tokens(model, vision)
+        sizes = sizes_of_images(model, inputs)
     rows, image = [], 0
     for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True):
         remains = mask.bool().clone()
@@ -86,7 +102,8 @@ def decoder_inputs(model, inputs, **options) -> dict[str, Any]:
     calls: list[dict[str, Any]] = []
     with recorded(model.get_decoder(), calls):
         model(**inputs, **options, use_cache=False)
-    return calls[0]
+    types = {k: v for k, v in inputs.items() if k == "token_type_ids"}
+    return {**calls[0], **types}
 
 
 def _positions(model, given: Tensor | None, row: int, kept: Tensor, start: int, how: str) -> Tensor:
@@ -113,7 +130,13 @@ def run_by_hand(model, call, row: int, embeds: Tensor, ids: Tensor, kept: Tensor
             rows[chosen[vision]] for rows in call["deepstack_visual_embeds"]
         ]
     mask = torch.ones(1, embeds.shape[1], dtype=torch.long)
-    out = model.get_decoder()(
+    module = model.get_decoder()
+    if "token_type_ids" in call:  # the model, not its decoder, makes the mask from them
+        module = model.base_model
+        types = call["token_type_ids"][row, kept]
+        tail = types.new_full((embeds.shape[1] - len(kept),), TINY[type(model).__name__].next_type)
+        options["token_type_ids"] = torch.cat([types, tail])[None]
+    out = module(
         inputs_embeds=embeds, position_ids=ids, attention_mask=mask, use_cache=False, **options
     )
     return model.lm_head(out.last_hidden_state)[0]

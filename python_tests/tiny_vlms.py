@@ -26,18 +26,26 @@ class Tiny:
         build: The model, from its config.
         images: Inputs of so many random images, as the family's processor would give them.
         tokens: Number of placeholders of each of these images.
-        features: The encoder's features of each row that the projector returns, from the projector's input.
+        features: The encoder's features of each row that the projector returns, from the projector's input and
+            the images.
         extras: Further inputs, from input_ids.
+        projector: The module that gets the encoder's features.
+        scored: Where rows are not the projector's: features and places of each image's tokens, likewise.
+        next_type: Token type of a decoded token.
+        by_prompt: Whether pixels have a dimension of prompts, padded with empty images.
         mrope: Whether position ids have an axis for time, height and width.
     """
 
     build: Callable[..., Any]
     images: Callable[[int, torch.Generator], dict[str, Tensor]]
     tokens: Callable[[Any, dict[str, Tensor]], list[int]]
-    features: Callable[[Any, Tensor], Tensor] = lambda model, x: x.flatten(0, -2)
+    features: Callable[..., Tensor] = lambda model, x, images: x.flatten(0, -2)
     extras: Callable[[Tensor], dict[str, Tensor]] = lambda ids: {}
     projector: Callable[[Any], torch.nn.Module] = lambda model: model.model.multi_modal_projector
     mrope: bool = False
+    scored: Callable[..., list[tuple[Tensor, Tensor]]] | None = None
+    next_type: int = 0
+    by_prompt: bool = False
 
 
 def text(kind: Any, **options: Any) -> Any:
@@ -210,37 +218,213 @@ def _qwen_extras(ids: Tensor) -> dict[str, Tensor]:
     return {"mm_token_type_ids": (ids == IMAGE).int() + 2 * (ids == VIDEO).int()}
 
 
-def _qwen(make: Callable[[], Any], model_class: str) -> Tiny:
-    return Tiny(
-        build=builder(make, model_class),
-        images=_qwen_images,
-        tokens=lambda model, inputs: (inputs["image_grid_thw"].prod(1) // 4).tolist(),
-        features=lambda model, x: x.reshape(-1, 4 * x.shape[-1]),
-        extras=_qwen_extras,
-        projector=lambda model: model.model.visual.merger,
-        mrope=True,
+def _llava_onevision() -> Any:
+    return transformers.LlavaOnevisionConfig(
+        vision_config=_siglip(28, 7),
+        text_config=text(transformers.Qwen2Config),
+        image_token_id=IMAGE,
+        video_token_id=VIDEO,
+        image_grid_pinpoints=[[28, 56], [56, 28], [56, 56]],
+        vision_aspect_ratio="anyres_max_2",  # of four tiles: the square image is scaled down
+        vision_feature_layer=-1,
     )
 
 
+def _siglip(image: int, patch: int) -> Any:
+    return transformers.SiglipVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=image,
+        patch_size=patch,
+        vision_use_head=False,
+    )
+
+
+def _internvl() -> Any:
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": [56, 56],
+        "patch_size": [7, 7],
+    }
+    return transformers.InternVLConfig(
+        vision_config=vision,
+        text_config=text(transformers.Qwen2Config),
+        image_token_id=IMAGE,
+        image_seq_length=16,
+        downsample_ratio=0.5,
+    )
+
+
+def _paligemma() -> Any:
+    return transformers.PaliGemmaConfig(
+        vision_config=_siglip(28, 7),
+        text_config=text(transformers.GemmaConfig, head_dim=12),
+        image_token_id=IMAGE,
+        projection_dim=48,
+        hidden_size=48,
+    )
+
+
+def _gemma3() -> Any:
+    return transformers.Gemma3Config(
+        vision_config=_siglip(56, 7),
+        text_config=text(
+            transformers.Gemma3TextConfig,
+            head_dim=12,
+            sliding_window=8,  # shorter than a prompt
+            layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        ),
+        mm_tokens_per_image=16,
+        image_token_id=IMAGE,
+        boi_token_index=START,
+        eoi_token_index=END,
+    )
+
+
+def _idefics(config: Any, vision: Any) -> Callable[[], Any]:
+    def make() -> Any:
+        return config(
+            vision_config={
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "image_size": 56,
+                "patch_size": 7,
+            },
+            text_config=text(transformers.LlamaConfig),
+            image_token_id=IMAGE,
+            scale_factor=2,
+            pad_token_id=PAD,
+        )
+
+    return make
+
+
+def _mistral3() -> Any:
+    vision = transformers.PixtralVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=56,
+        patch_size=7,
+    )
+    return transformers.Mistral3Config(
+        vision_config=vision,
+        text_config=text(transformers.MistralConfig, head_dim=12, sliding_window=None),
+        image_token_index=IMAGE,
+        spatial_merge_size=2,
+        vision_feature_layer=-1,
+    )
+
+
+def _pixtral_images(count: int, generator: torch.Generator) -> dict[str, Tensor]:
+    sizes = [((28, 56), (42, 28), (56, 56))[i % 3] for i in range(count)]
+    pixels = torch.zeros(count, 3, 56, 56)
+    for image, (high, wide) in zip(pixels, sizes, strict=True):
+        image[:, :high, :wide] = torch.randn(3, high, wide, generator=generator)
+    return {"pixel_values": pixels, "image_sizes": torch.tensor(sizes)}
+
+
+def _mean_of_squares(model: Any, x: Tensor, images: dict[str, Tensor]) -> Tensor:
+    """[images, 8 * 8, D] -> the mean of each square of 2 x 2."""
+    maps = x.view(len(x), 8, 8, -1)
+    squares = [
+        maps[:, i : i + 2, j : j + 2].mean((1, 2)) for i in (0, 2, 4, 6) for j in (0, 2, 4, 6)
+    ]
+    return torch.stack(squares, 1).flatten(0, 1)
+
+
+def _merged_squares(model: Any, x: Tensor, images: dict[str, Tensor]) -> Tensor:
+    """Patches of images of 7-pixel patches -> those of each square of 2 x 2, side by side."""
+    tokens, first = [], 0
+    for high, wide in (images["image_sizes"] // 7).tolist():
+        patches = x[first : first + high * wide].view(high, wide, -1)
+        first += high * wide
+        for i in range(0, high, 2):
+            tokens += [patches[i : i + 2, j : j + 2].flatten() for j in range(0, wide, 2)]
+    return torch.stack(tokens)
+
+
+def _sewn(model: Any, x: Tensor, images: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """LLaVA-OneVision's base view and grid of 4 x 4-patch tiles, unpadded and scaled by hand."""
+    result, first = [], 0
+    grids = {(20, 56): (1, 2), (56, 28): (2, 1), (50, 50): (2, 2)}
+    cuts = {
+        (20, 56): (slice(1, 3), slice(0, 8)),
+        (56, 28): (slice(None),) * 2,
+        (50, 50): (slice(None),) * 2,
+    }
+    for size in map(tuple, images["image_sizes"].tolist()):
+        down, across = grids[size]
+        tiles = x[first + 1 : first + 1 + down * across].view(down, across, 4, 4, -1)
+        sewn = tiles.transpose(1, 2).reshape(4 * down, 4 * across, -1)[cuts[size]]
+        if size == (50, 50):  # 64 patches, where 2 tiles of 16 are allowed: by the root of 2
+            scaled = sewn.permute(2, 0, 1)[None]
+            sewn = torch.nn.functional.interpolate(scaled, [5, 5], mode="bilinear")[0].permute(
+                1, 2, 0
+            )
+        high, wide, width = sewn.shape
+        places = [16 + i * (wide + 1) + j for i in range(high) for j in range(wide)]
+        features = torch.cat([x[first], sewn.reshape(-1, width)])
+        result.append((features, torch.tensor([*range(16), *places])))
+        first += 1 + down * across
+    return result
+
+
+def _token_types(ids: Tensor) -> dict[str, Tensor]:
+    return {"token_type_ids": (ids == IMAGE).long()}
+
+
+def _tiny(name: str, make: Callable[[], Any], images: Any, **options: Any) -> dict[str, Tiny]:
+    model_class = f"{name}ForConditionalGeneration"
+    tiny = Tiny(
+        builder(make, model_class), images, options.pop("tokens", encoded_lengths), **options
+    )
+    return {model_class: tiny}
+
+
+_QWEN: dict[str, Any] = {
+    "tokens": lambda model, inputs: (inputs["image_grid_thw"].prod(1) // 4).tolist(),
+    "features": lambda model, x, images: x.reshape(-1, 4 * x.shape[-1]),
+    "extras": _qwen_extras,
+    "projector": lambda model: model.model.visual.merger,
+    "mrope": True,
+}
+_IDEFICS: dict[str, Any] = {
+    "tokens": lambda model, inputs: [16] * inputs["pixel_values"].shape[:-3].numel(),
+    "by_prompt": True,
+    "projector": lambda model: model.model.connector.modality_projection,
+}
+_IDEFICS3 = _idefics(transformers.Idefics3Config, transformers.Idefics3VisionConfig)
+_SMOLVLM = _idefics(transformers.SmolVLMConfig, transformers.SmolVLMVisionConfig)
+
 TINY = {
-    "LlavaForConditionalGeneration": Tiny(
-        build=builder(_llava, "LlavaForConditionalGeneration"),
-        images=equal_images(28),
-        tokens=encoded_lengths,
+    **_tiny("Llava", _llava, equal_images(28)),
+    **_tiny("VipLlava", _vip_llava, equal_images(28)),
+    **_tiny("LlavaNext", _llava_next, _anyres_images),
+    **_tiny("LlavaOnevision", _llava_onevision, _anyres_images, scored=_sewn),
+    **_tiny("Qwen2VL", _qwen2_vl, _qwen_images, **_QWEN),
+    **_tiny("Qwen2_5_VL", _qwen2_5_vl, _qwen_images, **_QWEN),
+    **_tiny("Qwen3VL", _qwen3_vl, _qwen_images, **_QWEN),
+    **_tiny("InternVL", _internvl, equal_images(56)),
+    **_tiny(
+        "PaliGemma",
+        _paligemma,
+        equal_images(28),
+        extras=lambda ids: {"token_type_ids": torch.zeros_like(ids)},
+        next_type=1,
     ),
-    "VipLlavaForConditionalGeneration": Tiny(
-        build=builder(_vip_llava, "VipLlavaForConditionalGeneration"),
-        images=equal_images(28),
-        tokens=encoded_lengths,
-    ),
-    "LlavaNextForConditionalGeneration": Tiny(
-        build=builder(_llava_next, "LlavaNextForConditionalGeneration"),
-        images=_anyres_images,
-        tokens=encoded_lengths,
-    ),
-    "Qwen2VLForConditionalGeneration": _qwen(_qwen2_vl, "Qwen2VLForConditionalGeneration"),
-    "Qwen2_5_VLForConditionalGeneration": _qwen(_qwen2_5_vl, "Qwen2_5_VLForConditionalGeneration"),
-    "Qwen3VLForConditionalGeneration": _qwen(_qwen3_vl, "Qwen3VLForConditionalGeneration"),
+    **_tiny("Gemma3", _gemma3, equal_images(56), features=_mean_of_squares, extras=_token_types),
+    **_tiny("Idefics3", _IDEFICS3, equal_images(56), **_IDEFICS),
+    **_tiny("SmolVLM", _SMOLVLM, equal_images(56), **_IDEFICS),
+    **_tiny("Mistral3", _mistral3, _pixtral_images, features=_merged_squares),
 }
 
 
@@ -265,6 +449,13 @@ def batch(
     inputs = tiny.images(count, torch.Generator().manual_seed(seed)) if count else {}
     inputs = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs.items()}
     lengths = iter(tiny.tokens(model, inputs) if count else [])
+    if tiny.by_prompt and count:
+        of_prompts = [prompt.count("image") for prompt in prompts]
+        pixels = inputs["pixel_values"]
+        padded = pixels.new_zeros(len(prompts), max(of_prompts), *pixels.shape[1:])
+        for row, images in zip(padded, pixels.split(of_prompts), strict=True):
+            row[: len(images)] = images
+        inputs["pixel_values"] = padded
     rows = []
     for prompt in prompts:
         ids = [BOS]
