@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from tiny_vlms import IMAGE, TINY, VIDEO
+from tiny_vlms import IMAGE, VIDEO, tiny_of
 from torch import Tensor
 
 from svdprune_ext.reference import oracle_leverage, oracle_topk
@@ -41,7 +41,7 @@ def scored_features(model, inputs) -> list[tuple[Tensor, Tensor]]:
     A token's features are those of the projector's output row that it equals; a row that equals none is a
     separator.
     """
-    tiny, calls = TINY[type(model).__name__], []
+    tiny, calls = tiny_of(model), []
     vision = vision_inputs(inputs)
     with recorded(tiny.projector(model), calls):
         rows = model.get_image_features(**vision, return_dict=True).pooler_output
@@ -60,7 +60,7 @@ def scored_features(model, inputs) -> list[tuple[Tensor, Tensor]]:
 
 def sizes_of_images(model, inputs) -> list[int]:
     """Number of rows, placeholders, of each image."""
-    sizes = TINY[type(model).__name__].tokens(model, vision_inputs(inputs))
+    sizes = tiny_of(model).tokens(model, vision_inputs(inputs))
     placeholders, image = int((inputs["input_ids"] == IMAGE).sum()), 0
     while placeholders > 0:  # an empty image has none
         placeholders -= sizes[image]
@@ -107,7 +107,7 @@ def decoder_inputs(model, inputs, **options) -> dict[str, Any]:
 
 
 def _positions(model, given: Tensor | None, row: int, kept: Tensor, start: int, how: str) -> Tensor:
-    mrope = TINY[type(model).__name__].mrope
+    mrope = tiny_of(model).mrope
     if how == "compact":
         ids = torch.arange(len(kept))
         return ids.expand(3, 1, -1) if mrope else ids[None]
@@ -134,7 +134,7 @@ def run_by_hand(model, call, row: int, embeds: Tensor, ids: Tensor, kept: Tensor
     if "token_type_ids" in call:  # the model, not its decoder, makes the mask from them
         module = model.base_model
         types = call["token_type_ids"][row, kept]
-        tail = types.new_full((embeds.shape[1] - len(kept),), TINY[type(model).__name__].next_type)
+        tail = types.new_full((embeds.shape[1] - len(kept),), tiny_of(model).next_type)
         options["token_type_ids"] = torch.cat([types, tail])[None]
     out = module(
         inputs_embeds=embeds, position_ids=ids, attention_mask=mask, use_cache=False, **options

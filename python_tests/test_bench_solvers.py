@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_llava import TOKENS, tiny_llava
+from tiny_configs import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -243,7 +243,7 @@ def checkpoint(tmp_path_factory):
     from svdprune_ext.demo.random_llava import Shape, build_processor
 
     folder = tmp_path_factory.mktemp("checkpoint")
-    tiny_llava().save_pretrained(folder)
+    TINY["LlavaForConditionalGeneration"].build().save_pretrained(folder)
     build_processor(Shape(image=28, patch=7)).save_pretrained(folder)
     return folder
 
@@ -270,7 +270,7 @@ def test_features_are_what_the_projector_gets(checkpoint, photos):
     bundle = load_checkpoint(Settings(model=str(checkpoint), keep=1))
     photo = load_photo(photos[0])[0]
     x = spectra.features(bundle, photo)
-    assert x.shape == (TOKENS, 32)
+    assert x.shape == (16, 32)
     pixels = bundle.processor.image_processor(images=[photo], return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         states = bundle.model.model.vision_tower(pixels, output_hidden_states=True).hidden_states

@@ -30,6 +30,7 @@ class DecoderSide:
         self, family: Family, settings: Settings, vision: VisionSide, base: nn.Module, decoder: Any
     ) -> None:
         self._family, self._settings, self._vision = family, settings, vision
+        self._base: Any = base
         self._arguments = list(inspect.signature(base.forward).parameters)
         self._window: int | None = getattr(decoder.config, "sliding_window", None)
         self._mask: Tensor | None = None  # what the model was called with, [B, positions]
@@ -46,16 +47,29 @@ class DecoderSide:
         if layout is None or layout.static_mask is not None:
             return None
         if mask is None:
-            self._mask = layout.index.new_ones(len(layout.index), layout.positions + new)
-        kwargs = {**kwargs, "attention_mask": self._mask if mask is None else mask}
+            shown = self._shown(kwargs.get("position_ids"), new, layout)
+            self._mask = layout.index.new_ones(len(layout.index), shown)
+            kwargs["attention_mask"] = self._mask
         if self._mask is not None:
-            seen = _already_seen(self._mask, new, layout)
+            seen = _already_seen(self._mask.shape[1], new, layout)
             kwargs, new = _without_first(kwargs, seen), new - seen
         first = self._family.first_position
         if kwargs.get("position_ids") is None and first is not None:
             ids = torch.arange(new, device=layout.index.device) + layout.positions + first
             kwargs["position_ids"] = ids.unsqueeze(0)
         return (), kwargs
+
+    def _shown(self, ids: Tensor | None, new: int, layout: Layout) -> int:
+        """Number of positions, new ones included, where there is no mask: no row is padded."""
+        if ids is None or new == 1:
+            return layout.positions + new
+        if ids.dim() == 2:
+            last = ids[0, -1] - (self._family.first_position or 0)
+        elif ids.shape[0] == 4:
+            last = ids[0, 0, -1]  # transformers puts the place in the text above the three axes
+        else:
+            last = ids[0, 0, -1] - self._base.rope_deltas[0, 0]
+        return int(last) + 1
 
     def before_decoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -114,7 +128,7 @@ class DecoderSide:
             if was_pruned:
                 raise ValueError(
                     f"svdprune_ext: {self._family.model_class} lets images see ahead, which is not supported "
-                    "for an image that follows a pruned prompt on its cache"
+                    "where a cache holds part of the prompt"
                 )
             by_slot = attention_by_slot(mask, packing, after, self._window, capacity)
         self._dropping = packing, after
@@ -217,34 +231,31 @@ def noted_layout(cache: Any, new: int) -> Layout | None:
         raise ValueError(
             f"svdprune_ext: a static cache that holds a pruned prompt takes one token at a time, got {new}"
         )
-    if noted.index.shape[1] > slots:
-        raise ValueError(
-            f"svdprune_ext: past_key_values must be as the pruned model left it, with at least "
-            f"{noted.index.shape[1]} slots, got {slots}. A cache cropped into a pruned prompt cannot be "
-            "continued."
-        )
+    if slots < noted.index.shape[1]:
+        return noted.cropped_to(slots)
     return noted.grown_to(slots)
 
 
-def _already_seen(mask: Tensor, new: int, layout: Layout) -> int:
+def _already_seen(shown: int, new: int, layout: Layout) -> int:
     """How many of the ``new`` leading positions the cache holds already.
 
     ``generate`` with a kept cache skips as many ids as the cache has slots, which is less than the number
     of positions they stand for; it then shows the last ones again.
     """
-    repeated = layout.positions + new - mask.shape[1]
+    repeated = layout.positions + new - shown
     slots_missing = layout.positions - layout.index.shape[1]
     if repeated not in (0, slots_missing) or repeated >= new:
         raise ValueError(
-            f"svdprune_ext: attention_mask must cover the {layout.positions} positions seen so far "
-            f"and the {new} new ones, with {layout.positions + new} columns, got {mask.shape[1]}"
+            f"svdprune_ext: attention_mask or position_ids must cover the {layout.positions} positions seen "
+            f"so far and the {new} new ones, {layout.positions + new} in all, got {shown}"
         )
     return repeated
 
 
 def _length(kwargs: dict[str, Any]) -> int:
     ids = kwargs.get("input_ids")
-    return int((kwargs["inputs_embeds"] if ids is None else ids).shape[1])
+    length: int = (kwargs["inputs_embeds"] if ids is None else ids).shape[1]
+    return length
 
 
 def _without_first(kwargs: dict[str, Any], count: int) -> dict[str, Any]:

@@ -54,6 +54,9 @@ def attention_by_slot(
         slot = torch.arange(by_slot[FULL].shape[-1], device=full.device)
         queries = slot[after.index.shape[1] - packing.index.shape[1] : after.index.shape[1]]
         near = _only(by_slot[FULL], slot[None, :] > queries[:, None] - window)
+        if capacity is not None:  # a static cache of sliding layers is as long as the window
+            capacity = max(after.index.shape[1], min(window, capacity))
+            near = near[..., :capacity]
         # Nearer by slot than by position: what either way of counting lets see.
         by_slot[SLIDING] = torch.maximum(_gather(sliding, packing, after, capacity), near)
     return by_slot

@@ -94,6 +94,26 @@ class Layout:
             self.dropped,
         )
 
+    def cropped_to(self, slots: int) -> Layout:
+        """The layout after the last slots were cut off, as assisted decoding does with refused tokens.
+
+        Raises:
+            ValueError: There were dropped positions among them.
+        """
+        cut = self.index.shape[1] - slots
+        last = torch.arange(self.positions - cut, self.positions, device=self.index.device)
+        if not torch.equal(self.index[:, slots:], last.expand(len(self.index), -1)):
+            raise ValueError(
+                "svdprune_ext: past_key_values must keep all of a pruned prompt: it was cropped from "
+                f"{self.index.shape[1]} to {slots} slots, which is before the last dropped token"
+            )
+        return replace(
+            self,
+            index=self.index[:, :slots],
+            valid=self.valid[:, :slots],
+            positions=self.positions - cut,
+        )
+
     def extended(self, packing: Packing) -> Layout:
         """The layout after a step whose positions were packed."""
         return Layout(
