@@ -152,7 +152,8 @@ class DecoderSide:
             mask = padding_by_slot(self._padding(kwargs.get("attention_mask")), now)
             kept_before = (mask.cumsum(1) - 1).clamp_min(0)[:, -new:]
         else:
-            decoded = kwargs["past_key_values"].get_seq_length() - layout.index.shape[1]
+            slots = kwargs["past_key_values"].get_seq_length()
+            decoded = torch.as_tensor(slots, device=device) - layout.index.shape[1]
             first = layout.positions + decoded
             mask = layout.static_mask
             real = mask[:, : layout.index.shape[1]].sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Gemma 3: one square grid for each image or crop, whose tokens see each other in both directions.
+"""Gemma 3: one square grid for each image or crop, whose tokens all see each other.
 
 The projector averages the patches of a square: their mean is what a token is scored by.
 """

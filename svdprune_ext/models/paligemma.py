@@ -1,4 +1,4 @@
-"""PaliGemma and PaliGemma 2: one square grid for each image, in a prompt that sees itself in both directions."""
+"""PaliGemma and PaliGemma 2: one square grid for each image; the whole prompt sees itself."""
 
 from svdprune_ext.models.family import Family, images_of_equal_size
 

@@ -49,6 +49,7 @@ class Packing:
         """[B, M, H] -> [B, q, H]; a dropped position repeats the kept one before it."""
         fillers = self.index.shape[1] - self.kept.sum(1, keepdim=True)
         slot = torch.maximum(self.kept.cumsum(1) - 1, torch.zeros_like(fillers)) + fillers
+        slot = slot.to(hidden.device)
         return hidden.gather(1, slot.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
 
 

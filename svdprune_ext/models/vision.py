@@ -168,7 +168,7 @@ class VisionSide:
         if encoding.choice is None:
             features = torch.cat([image.flatten(0, -2) for image in rows])
             if grid.places is not None:
-                features = features[grid.places]
+                features = features[grid.places.to(features.device)]
             self._choose(encoding, features)
         choice = encoding.choice
         assert choice is not None
