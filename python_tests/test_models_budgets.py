@@ -126,11 +126,12 @@ def test_a_prompts_budget_through_generate_and_forward():
     inputs = batch(model, (1, "image", 2, "image", 4), (4, "image", 3))
     ranks = [oracle_leverage(x).rank for x, _ in scored_features(model, inputs)]
     with svdprune_ext.apply(model, keep=6, per="prompt") as handle:
+        model.generate(**inputs, max_new_tokens=2, do_sample=False)
+        kept = handle.last.num_kept
         with torch.no_grad():
             model(**inputs)
-        kept = handle.last.num_kept
-        model.generate(**inputs, max_new_tokens=2, do_sample=False)
         assert handle.last.num_kept == kept
+    assert "generate" not in model.__dict__
     assert kept[0] + kept[1] == 6
     assert kept[2] == 6
     assert abs(kept[0] - 6 * ranks[0] / (ranks[0] + ranks[1])) < 1

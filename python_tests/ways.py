@@ -1,4 +1,4 @@
-"""Each way to run a pruned model, as a function that fails where its result is not that of decoding by hand."""
+"""Each way to run a pruned model, as a function that fails where it does not equal decoding by hand."""
 
 from __future__ import annotations
 

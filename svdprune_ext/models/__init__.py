@@ -78,8 +78,8 @@ def apply(
     row for each input token, where the row of a dropped token repeats the one before it.
 
     Modifications: forward hooks on the base model, the projector and the decoder, and ``get_image_features``
-    (``get_video_features``) of the base model on the instance; no weight and no configuration is
-    touched. One forward pass at a time.
+    (``get_video_features``) of the base model on the instance, with "prompt" also ``generate``; no weight and
+    no configuration is touched. One forward pass at a time.
 
     Args:
         model: A model of one of ``supported_models()``.
@@ -129,7 +129,7 @@ def apply(
     vision = VisionSide(family, base, settings)
     side = DecoderSide(family, settings, vision, base, decoder)
     removers = [
-        *vision.install(),
+        *vision.install(model),
         base.register_forward_pre_hook(side.before_model, with_kwargs=True).remove,
         decoder.register_forward_pre_hook(side.before_decoder, with_kwargs=True).remove,
         decoder.register_forward_hook(side.after_decoder, with_kwargs=True).remove,

@@ -1,12 +1,11 @@
 """Ways to run a pruned model, and for which kinds of models each works: the table of the README.
 
-The tests run every way on one family of each kind (``python_tests/test_models_ways.py``), so what stands here is
-what was seen. ``python -m svdprune_ext.models.compatibility README.md`` writes the tables.
+The tests run every way on one family of each kind (``python_tests/test_models_ways.py``), so what stands here
+is what was seen. ``python -m svdprune_ext.models.compatibility README.md`` writes the tables.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,8 +129,8 @@ def rewritten(readme: str) -> str:
         begin, end = f"<!-- models:{name}:begin -->", f"<!-- models:{name}:end -->"
         if begin not in readme or end not in readme:
             raise ValueError(f"the README must hold {begin} and {end}")
-        inside = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-        readme = inside.sub(lambda _, t=table, b=begin, e=end: f"{b}\n{t}\n{e}", readme)
+        before, after = readme.split(begin)[0], readme.split(end)[1]
+        readme = f"{before}{begin}\n{table}\n{end}{after}"
     return readme
 
 

@@ -14,13 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from svdprune_ext.models.family import Family
-from svdprune_ext.models.masks import attention_by_slot, padding_by_slot, padding_of
+from svdprune_ext.models.masks import (
+    attention_by_slot,
+    padding_by_slot,
+    padding_of,
+    says_who_sees_whom,
+)
 from svdprune_ext.models.sequence import Layout, Packing, compact_positions
 from svdprune_ext.models.settings import Settings
 from svdprune_ext.models.vision import VisionSide
 
 _LAYOUT = "_svdprune_layout"  # attribute on the key-value cache
-_BY_POSITION = ("input_ids", "inputs_embeds", "position_ids", "token_type_ids", "mm_token_type_ids")
 
 
 class DecoderSide:
@@ -124,7 +128,7 @@ class DecoderSide:
         if capacity is not None:
             after = after.with_capacity(capacity, padding)
         by_slot = padding
-        if _says_who_sees_whom(mask):
+        if says_who_sees_whom(mask):
             if was_pruned:
                 raise ValueError(
                     f"svdprune_ext: {self._family.model_class} lets images see ahead, which is not supported "
@@ -170,7 +174,7 @@ class DecoderSide:
         """[B, positions] from what the decoder was handed, or the model was; None if all count."""
         if isinstance(mask, Tensor) and mask.dim() == 2:
             return mask
-        if self._mask is None and _says_who_sees_whom(mask):
+        if self._mask is None and says_who_sees_whom(mask):
             return padding_of(mask)
         return self._mask
 
@@ -284,13 +288,6 @@ def _known_when_compiling(dropped: int | None, rows: int) -> int:
 def _capacity(cache: Any) -> int | None:
     """Number of slots of a static cache; None for one that grows."""
     return int(cache.get_max_length()) if getattr(cache, "is_compileable", False) else None
-
-
-def _says_who_sees_whom(mask: Any) -> bool:
-    """Whether a mask is [B, heads, q, keys], or a dict that holds such."""
-    if isinstance(mask, dict):
-        return any(isinstance(part, Tensor) for part in mask.values())
-    return isinstance(mask, Tensor) and mask.dim() == 4
 
 
 def _pack_deepstack(kwargs: dict[str, Any], packing: Packing) -> None:

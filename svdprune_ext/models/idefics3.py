@@ -1,7 +1,7 @@
 """Idefics3 and SmolVLM: tiles of equal size.
 
-A pixel shuffle before the projection turns patches into tokens: a token's features are theirs, side by side. The
-model is not told which tiles make up an image, so each tile counts as an image.
+A pixel shuffle before the projection turns patches into tokens: a token's features are theirs, side by side.
+The model is not told which tiles make up an image, so each tile counts as an image.
 """
 
 from svdprune_ext.models.family import Family, images_of_equal_size

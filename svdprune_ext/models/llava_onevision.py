@@ -1,7 +1,7 @@
 """LLaVA-OneVision: a base view and a grid of tiles for each image, scaled down if large; videos.
 
-The features of a token are those of the encoder, brought to its place as the model brings the projected ones: by
-unpadding, by bilinear scaling, and for a video by pooling. The tiles of an image are its base view and the
+The features of a token are those of the encoder, brought to its place as the model brings the projected ones:
+by unpadding, by bilinear scaling, and for a video by pooling. The tiles of an image are its base view and the
 grid; those of a video are its frames. ``image_newline`` rows are separators.
 """
 

@@ -15,6 +15,13 @@ from svdprune_ext.models.sequence import Layout, Packing
 FULL, SLIDING = "full_attention", "sliding_attention"  # kinds of layers, as transformers calls them
 
 
+def says_who_sees_whom(mask: Any) -> bool:
+    """Whether a mask is [B, heads, q, keys], or a dict that holds such."""
+    if isinstance(mask, dict):
+        return any(isinstance(part, Tensor) for part in mask.values())
+    return isinstance(mask, Tensor) and mask.dim() == 4
+
+
 def padding_by_slot(mask: Tensor | None, layout: Layout) -> Tensor:
     """[B, F] or nothing -> [B, S]; never None, as a gap in the positions then starts a new sequence."""
     if mask is None:

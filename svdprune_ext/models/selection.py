@@ -81,7 +81,7 @@ def _score(features: Tensor, lengths: list[int], s: Settings) -> tuple[Tensor, T
         scores, ranks = leverage_scores(groups, rank=rank, **options)
         return scores.flatten(), ranks
     rank = None if s.rank is None else min(s.rank, width)
-    ends = torch.tensor([0, *lengths], device=features.device).cumsum(0)
+    ends = _repeated([0, *lengths], [1] * (len(lengths) + 1), features.device).cumsum(0)
     none_kept = torch.zeros_like(ends)
     pruned = prune_varlen(
         features, ends, none_kept, total_keep=0, max_seqlen=longest, rank=rank, **options
@@ -134,15 +134,13 @@ def _highest(
 ) -> Tensor:
     """Bool [T]: the tokens of highest score of each unit; of equal ones, the first."""
     tokens, device = scores.shape[0], scores.device
-    ones = [torch.full((n,), unit, device=device) for unit, n in enumerate(lengths)]
-    unit_of = torch.cat(ones)
+    unit_of = _repeated(list(range(len(lengths))), lengths, device)
     order = scores.argsort(descending=True, stable=True)
     order = order[unit_of[order].argsort(stable=True)]  # by unit, then by falling score
 
-    length = torch.tensor(lengths, device=device)
-    start = length.cumsum(0) - length
-    place = torch.arange(tokens, device=device) - start[unit_of]
-    wanted = place < torch.tensor(counts, device=device)[unit_of]
+    starts = [sum(lengths[:unit]) for unit in range(len(lengths))]
+    place = torch.arange(tokens, device=device) - _repeated(starts, lengths, device)
+    wanted = place < _repeated(counts, lengths, device)
     if coverage is not None:
         mass = scores[order].double()
         before = mass.cumsum(0) - mass
@@ -150,3 +148,10 @@ def _highest(
         first = (total.cumsum(0) - total)[unit_of]
         wanted &= before - first < coverage * total[unit_of]
     return torch.zeros(tokens, dtype=torch.bool, device=device).scatter(0, order, wanted)
+
+
+def _repeated(values: list[int], times: list[int], device: torch.device) -> Tensor:
+    """Each value so many times, int64. Filled on the device: a copy from the host would wait for it."""
+    return torch.cat(
+        [torch.full((n,), v, device=device) for v, n in zip(values, times, strict=True)]
+    )

@@ -75,11 +75,13 @@ class VisionSide:
         self._family, self._base, self._settings = family, base, settings
         self._encoding: _Encoding | None = None
         self._next_is_new = True
+        self._of_prompts = "prompt" in (settings.scope, settings.per)
 
-    def install(self) -> list[Callable[[], None]]:
+    def install(self, model: Any) -> list[Callable[[], None]]:
         """Puts the hooks in place.
 
-        Modifications: ``get_image_features`` and ``get_video_features`` of the base model, on the instance.
+        Modifications: ``get_image_features`` and ``get_video_features`` of the base model, and where a budget
+        is a prompt's, ``generate`` of the model, which encodes images ahead of the prompt; on the instances.
 
         Returns:
             What undoes it.
@@ -93,6 +95,8 @@ class VisionSide:
         if self._family.video_grid is not None:
             video = self._wrap("get_video_features", self._family.video_grid, "video_token_id")
             removers.append(video)
+        if self._of_prompts:
+            removers.append(self._wrap_generate(model))
         return removers
 
     def begin_step(self, input_ids: Tensor | None) -> None:
@@ -101,7 +105,7 @@ class VisionSide:
 
     def end_step(self) -> None:
         """To be called when the decoder has what was encoded."""
-        self.dropped, self._next_is_new = None, True
+        self.input_ids, self.dropped, self._next_is_new = None, None, True
 
     def _wrap(self, name: str, to_grid: ToGrid, placeholder: str) -> Callable[[], None]:
         original = getattr(self._base, name)
@@ -122,6 +126,17 @@ class VisionSide:
 
         setattr(self._base, name, wrapped)
         return lambda: delattr(self._base, name)
+
+    def _wrap_generate(self, model: Any) -> Callable[[], None]:
+        original = model.generate
+
+        @functools.wraps(original)
+        def generate(inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+            self.input_ids = kwargs.get("input_ids", inputs)
+            return original(inputs, *args, **kwargs)
+
+        model.generate = generate
+        return lambda: delattr(model, "generate")
 
     def before_projector(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
         """Scores the encoder's features; the projector then runs on the kept ones alone, if it can."""
@@ -152,7 +167,7 @@ class VisionSide:
 
     def _choose(self, encoding: _Encoding, features: Tensor) -> Choice:
         prompts = None
-        if "prompt" in (self._settings.scope, self._settings.per) and self.input_ids is not None:
+        if self._of_prompts and self.input_ids is not None:
             assert encoding.grid is not None
             placeholders = (self.input_ids == encoding.placeholder).sum(1).tolist()
             prompts = _images_of_prompts(encoding.grid.rows_of_images(), placeholders)
