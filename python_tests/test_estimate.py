@@ -5,7 +5,9 @@ import json
 import pytest
 import torch
 import transformers
-from tiny_llava import IMAGE_TOKEN, TOKENS, batch, prompt, tiny_llava
+from tiny_configs import TINY
+from tiny_vlms import IMAGE as IMAGE_TOKEN
+from tiny_vlms import batch
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
@@ -42,6 +44,8 @@ QWEN_TOWER = {
     "out_hidden_size": 48,
 }
 IDS = {"image_token_id": IMAGE_TOKEN}
+TOKENS = 16  # of the tiny LLaVA's images
+LLAVA = TINY["LlavaForConditionalGeneration"]
 
 
 def llava(heads=2, tied=False, tower=transformers.CLIPVisionConfig, **options):
@@ -152,8 +156,8 @@ def test_flops_are_those_torch_counts(name):
 
 
 def test_pruned_flops_are_those_torch_counts_of_a_pruned_model():
-    model = tiny_llava("eager")
-    inputs = batch(prompt(3, "image", 5), prompt(3, "image", 5))
+    model = LLAVA.build("eager")
+    inputs = batch(model, (3, "image", 5), (3, "image", 5))
     with svdprune_ext.apply(model, keep=5):
         total, language = counted(model, inputs)
     text_tokens = inputs["input_ids"].shape[1] - TOKENS
@@ -162,12 +166,17 @@ def test_pruned_flops_are_those_torch_counts_of_a_pruned_model():
 
 
 def test_the_cache_is_what_transformers_caches():
-    model = tiny_llava()
-    inputs = batch(prompt(3, "image", 5))
+    model = LLAVA.build()
+    inputs = batch(model, (3, "image", 5))
     with svdprune_ext.apply(model, keep=5), torch.no_grad():
         cache = model(**inputs).past_key_values
     held = sum(t.nbytes for layer in cache.layers for t in (layer.keys, layer.values))
-    cost = estimate(shape_of(model.config), 5, text_tokens=9, dtype="float32")
+    cost = estimate(
+        shape_of(model.config),
+        5,
+        text_tokens=inputs["input_ids"].shape[1] - TOKENS,
+        dtype="float32",
+    )
     assert cost.kv_cache == held
 
 
