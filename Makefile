@@ -13,7 +13,7 @@ demo: .venv/installed
 	$(BIN)/svdprune demo $(PHOTO)
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 bench: .venv/installed
 	$(BIN)/svdprune bench
