@@ -188,7 +188,7 @@ def test_gradients_flow_through_merged_tokens_only(name):
         torch.testing.assert_close(x.grad.sum(), torch.tensor(4.0 * 4))
 
 
-@pytest.mark.parametrize("name", [name for name in available() if name != "random"])
+@every_method
 def test_it_is_one_graph_for_the_compiler(name):
     torch.compiler.reset()
     x = gaussian(2, 12, 8)

@@ -17,9 +17,9 @@ def random(
     """``keep`` tokens drawn without replacement, with equal chances.
 
     An int draws the same tokens for every image and every call, so that an image's result does not depend on
-    its batch. A generator (on the CPU) goes on where it stands, and draws for each image anew. The
-    draws are made on the CPU, so that they are the same for every device; ``torch.compile`` cannot trace
-    them.
+    its batch. A generator (on the CPU) goes on where it stands, and draws for each image anew;
+    ``torch.compile`` cannot trace it. The draws are made on the CPU, so that they are the same for every
+    device.
 
     Source: the usual control; no paper.
     """
@@ -29,9 +29,14 @@ def random(
     if isinstance(seed, torch.Generator):
         draws = torch.rand(images, tokens, generator=seed)
     else:
-        draws = torch.rand(1, tokens, generator=torch.Generator().manual_seed(seed))
+        draws = _draws(seed, tokens)
     indices = highest(draws, keep).expand(images, -1)
     return Selected(indices.to(x.device).contiguous())
+
+
+@torch.compiler.assume_constant_result
+def _draws(seed: int, tokens: int) -> Tensor:
+    return torch.rand(1, tokens, generator=torch.Generator().manual_seed(seed))
 
 
 def uniform(
