@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import svdprune_ext  # noqa: F401  (loads the operators)
+import svdprune_ext
 from bench.gpu_timing import EventTimer, alternating, captured, ceilings, first_line
 from bench.inputs import Case
 from bench.timing import median
@@ -177,11 +177,27 @@ class Benchmark:
 
 
 def agreement_with_cpu(x: Tensor) -> dict[str, Any]:
-    """The mean rank, and how many of the first image's kept tokens the CPU backend keeps too."""
-    kept, rank = (torch.ops.svdprune.prune(x, KEEP)[i].cpu() for i in (1, 3))
-    expected = torch.ops.svdprune.prune(x[0].cpu(), KEEP)[1]
-    same = len(set(kept[0].tolist()) & set(expected.tolist()))
-    return {"rank": rank.float().mean().item(), "kept_as_on_cpu": same}
+    """The mean rank, and how many of the first image's kept tokens the CPU backend keeps too.
+
+    Of solver "tridiag" besides: what really ran ("eigh" where it cannot), and the mean number of its steps.
+    """
+    expected = set(torch.ops.svdprune.prune(x[0].cpu(), KEEP)[1].tolist())
+
+    def kept_as_on_cpu(solver: str) -> int:
+        kept = torch.ops.svdprune.prune(x, KEEP, solver=solver)[1]
+        return len(expected & set(kept[0].tolist()))
+
+    rank = torch.ops.svdprune.prune(x, KEEP)[3]
+    found = svdprune_ext.diagnose(x, solver="tridiag")
+    return {
+        "rank": rank.float().mean().item(),
+        "kept_as_on_cpu": kept_as_on_cpu("auto"),
+        "tridiag": {
+            "ran": found.solver[0],
+            "steps": found.steps.float().mean().item(),
+            "kept_as_on_cpu": kept_as_on_cpu("tridiag"),
+        },
+    }
 
 
 def run(budget: float, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

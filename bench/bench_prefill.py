@@ -1,11 +1,12 @@
-"""What does pruning save of LLaVA-1.5-7B's prefill?
+"""What does pruning save of a LLaVA's prefill?
 
-The model has the real shape (CLIP ViT-L/14 at 336 pixels, projector, Llama with 32 layers of 4096) in
-bfloat16, with random weights: times and memory are what a trained checkpoint's would be, text means nothing.
-A prompt holds 64 text tokens and one image of 576 vision tokens.
+On a GPU the model has LLaVA-1.5-7B's shape (CLIP ViT-L/14 at 336 pixels, projector, Llama with 32 layers of
+4096) in bfloat16, on a CPU a smaller one in float32 (4 vision layers, Llama with 8 layers of 1024); both with
+random weights: times and memory are what a trained checkpoint's would be, text means nothing. A prompt
+holds 64 text tokens and one image of 576 vision tokens.
 
-``python -m bench.bench_prefill --json FILE [--budget SECONDS]``. Rounds alternate between the budgets K;
-parts are timed by CUDA events in hooks.
+``python -m bench.bench_prefill --json FILE [--device cpu] [--budget SECONDS]``. Rounds alternate between the
+budgets K; parts are timed in hooks, on a GPU by CUDA events.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 import svdprune_ext
-from bench.timing import median
+from bench.timing import describe_machine, median
 
 KEEPS = (576, 192, 128, 64, 32, 16)
 BATCHES = (1, 8)
@@ -56,6 +57,11 @@ class Sizes:
     text_layers: int = 32
     text_heads: int = 32
     vocabulary: int = 32064
+
+    @classmethod
+    def for_cpu(cls) -> Sizes:
+        """Small enough for a CPU, and large enough for the time to be in matrix products."""
+        return cls(vision_layers=4, text_width=1024, text_inner=2816, text_layers=8, text_heads=8)
 
     @property
     def vision_tokens(self) -> int:
@@ -279,21 +285,24 @@ def row(sizes: Sizes, images: int, keep: int, passes: list[dict[str, Any]]) -> d
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; exit status 0, or 2 without a GPU."""
+    """Runs the command line; exit status 0, or 2 without the GPU asked for."""
     parser = argparse.ArgumentParser(prog="bench.bench_prefill", description=__doc__)
-    parser.add_argument("--json", type=Path, required=True, help="write the rows there")
+    parser.add_argument("--json", type=Path, required=True, help="write the result there")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--budget", type=float, default=30.0, help="seconds of timed rounds")
     options = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
+    on_cpu = options.device == "cpu"
+    if not on_cpu and not torch.cuda.is_available():
         print("bench.bench_prefill: there is no GPU that torch can use", file=sys.stderr)
         return 2
-    sizes = Sizes()
-    model = build_model(sizes, torch.device("cuda", 0), torch.bfloat16)
-    rows: list[dict[str, Any]] = []
-    for images in BATCHES:
-        rows += measure(model, sizes, images, KEEPS, options.budget / len(BATCHES))
-        options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
-    print(json.dumps(rows, indent=1))
+    sizes, batches = (Sizes.for_cpu(), (1,)) if on_cpu else (Sizes(), BATCHES)
+    dtype = torch.float32 if on_cpu else torch.bfloat16
+    model = build_model(sizes, torch.device(options.device, None if on_cpu else 0), dtype)
+    result: dict[str, Any] = {"machine": describe_machine(), "model": asdict(sizes), "rows": []}
+    for images in batches:
+        result["rows"] += measure(model, sizes, images, KEEPS, options.budget / len(batches))
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result["rows"], indent=1))
     return 0
 
 

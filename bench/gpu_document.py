@@ -20,6 +20,9 @@ MICRO_HEADER = (
     "its bytes/s",
     "its FLOP/s",
     "as a CUDA graph",
+    'solver "tridiag"',
+    "its steps",
+    "its CUDA graph",
     "Gram + eigh",
     "CuPy eigh",
     "SVD",
@@ -51,7 +54,19 @@ def micro_cells(row: dict[str, Any]) -> list[str]:
         format_rate(row["bytes"], ours, "B/s"),
         format_rate(row["flops"], ours, "FLOP/s"),
         format_seconds(row["graph"].get("svdprune")),
+        *_tridiag_cells(row),
         *(_compared(row["eager"].get(peer), ours) for peer in _PEERS),
+    ]
+
+
+def _tridiag_cells(row: dict[str, Any]) -> list[str]:
+    found = row.get("tridiag", {})
+    if found.get("ran") != "tridiag":  # "eigh" stood in, or nothing is known
+        return ["-", "-", "-"]
+    return [
+        _compared(row["eager"].get("svdprune_tridiag"), row["eager"].get("svdprune")),
+        f"{found['steps']:.0f}",
+        format_seconds(row["graph"].get("svdprune_tridiag")),
     ]
 
 

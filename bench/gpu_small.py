@@ -33,27 +33,31 @@ def run(device: str) -> int:
             for center in (False, True):
                 svdprune.leverage_scores(x, center=center, solver="eigh")
                 svdprune.prune(x, keep, center=center)
+                svdprune.prune(x, keep, center=center, solver="tridiag")
                 svdprune.prune(x.mT.contiguous().mT, keep, rank=1, center=center)
                 svdprune.prune_adaptive(x, keep, coverage=0.5, center=center)
-                calls += 4
+                calls += 5
             ends = [0, n // 3, n // 3, n]
             keeps = [0, min(2, n // 3), min(2, n // 3), min(2, n // 3) + min(3, n - n // 3)]
-            svdprune.prune_varlen(
-                x[0],
-                torch.tensor(ends, dtype=torch.int32, device=device),
-                torch.tensor(keeps, device=device),
-                total_keep=keeps[-1],
-                max_seqlen=n - n // 3,
-            )
+            for solver in ("eigh", "tridiag"):
+                svdprune.prune_varlen(
+                    x[0],
+                    torch.tensor(ends, dtype=torch.int32, device=device),
+                    torch.tensor(keeps, device=device),
+                    total_keep=keeps[-1],
+                    max_seqlen=n - n // 3,
+                    solver=solver,
+                )
             svdprune.prune(torch.zeros_like(x), keep)
             svdprune.prune(x, n)
             svdprune.prune(x, 0)
-            calls += 4
+            calls += 5
             if device != "cpu":  # which refuses it
                 bad = x.clone()
                 bad[-1, -1, -1] = float("nan")
                 svdprune.prune(bad, keep)
-                calls += 1
+                svdprune.prune(bad, keep, solver="tridiag")
+                calls += 2
         svdprune.prune(torch.zeros(0, 5, 4, device=device, dtype=dtype), 2)
         calls += 1
     return calls

@@ -13,11 +13,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import document, goals, goals_document, gpu_document, solvers_document
+from bench import (
+    document,
+    goals,
+    goals_document,
+    gpu_document,
+    prefill_document,
+    solvers_document,
+)
 from bench.timing import ROOT
 
 _SOLVERS = "solvers*.json"  # the study of the solvers, beside the other results of a CPU
 _SPECTRA = "spectra*.json"  # a model's spectra, which the README does not show
+_PREFILL = "prefill*.json"  # of a CPU
 _SECTIONS = {
     "cpu": ("prune", document.PRUNE_HEADER, document.prune_cells),
     "stages": ("stages", document.STAGE_HEADER, document.stage_cells),
@@ -47,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
         old = options.readme.read_text()
         new = rewrite_gpu(rewrite_goals(rewrite(old, results), results), gpu_results)
         new = rewrite_solvers(new, options.results / "cpu", options.readme.parent)
+        new = rewrite_prefill(new, options.results / "cpu")
     except (OSError, ValueError) as error:
         print(f"bench.report: {error}", file=sys.stderr)
         return 2
@@ -73,7 +82,7 @@ def load_results(folder: Path) -> list[dict[str, Any]]:
     Raises:
         ValueError: There is none.
     """
-    others = {file for pattern in (_SOLVERS, _SPECTRA) for file in folder.glob(pattern)}
+    others = {file for pattern in (_SOLVERS, _SPECTRA, _PREFILL) for file in folder.glob(pattern)}
     files = sorted(set(folder.glob("*.json")) - others)
     if not files:
         raise ValueError(f"no results in {folder}: run `svdprune bench --json {folder}/NAME.json`")
@@ -146,6 +155,28 @@ def rewrite_solvers(readme: str, folder: Path, base: Path) -> str:
         image = Path(os.path.relpath(picture, base)).as_posix() if picture.exists() else None
         blocks.append(solvers_document.tables(json.loads(file.read_text()), image))
     return _between_markers(readme, "solvers", blocks)
+
+
+def rewrite_prefill(readme: str, folder: Path) -> str:
+    """Puts the prefill on a CPU between the README's markers of the name "prefill".
+
+    Without a result the section is empty, and a README without the section stays as it is.
+
+    Args:
+        readme: The text.
+        folder: Holds ``prefill*.json`` that ``bench.bench_prefill --device cpu`` wrote.
+
+    Returns:
+        The text with the section replaced.
+
+    Raises:
+        ValueError: Only one of the two markers is there.
+    """
+    if "<!-- bench:prefill:" not in readme:
+        return readme
+    files = sorted(folder.glob(_PREFILL))
+    blocks = [prefill_document.table(json.loads(file.read_text())) for file in files]
+    return _between_markers(readme, "prefill", blocks)
 
 
 def load_gpu_results(folder: Path) -> list[dict[str, Any]]:

@@ -1,13 +1,9 @@
 // How a feature enters the computation, on either backend: (x - mean) * 2^k.
 #pragma once
 
-#include <cstdint>
+#include "host_device.h"
 
-#ifdef __CUDACC__
-#define SVDPRUNE_HOST_DEVICE __host__ __device__
-#else
-#define SVDPRUNE_HOST_DEVICE
-#endif
+#include <cstdint>
 
 namespace svdprune {
 

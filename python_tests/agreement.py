@@ -108,6 +108,7 @@ def assert_image_agrees(
     rank_asked: int | None = None,
     center: bool = False,
     solver: str = "auto",
+    float32_counts: bool = False,
 ) -> None:
     """One image: x [N, D], scores [N], rank, and, where tokens were kept, indices [keep]."""
     promise = promise_for(x.dtype, solver)
@@ -120,7 +121,12 @@ def assert_image_agrees(
         tall = x.shape[0] > x.shape[1]
         counted = int((oracle.energy > 1e-22).sum()) if tall else rank_asked
         expected = min(rank_asked, counted)
-        assert rank == expected, f"rank is {rank}, asked for {rank_asked}, expected {expected}"
+        # A float32 Gram matrix tells a direction from its rounding only above this.
+        told = int((oracle.energy > 1e-4).sum()) if tall and float32_counts else expected
+        least = min(expected, told)
+        assert least <= rank <= expected, (
+            f"rank is {rank}, asked for {rank_asked}, expected {least} to {expected}"
+        )
     else:
         assert_rank(rank, oracle, variance, promise)
     if indices is not None:
@@ -160,6 +166,7 @@ def assert_agrees(
         "rank_asked": options.get("rank"),
         "center": options.get("center", False),
         "solver": options.get("solver", "auto"),
+        "float32_counts": options.get("float32_counts", False),
     }
     if x.dim() == 2:
         assert_image_agrees(x, scores, int(rank), indices, **asked)

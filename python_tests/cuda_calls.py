@@ -13,6 +13,7 @@ from torch import Tensor
 import svdprune_ext as svdprune
 
 OPS = ["leverage_scores", "prune", "prune_adaptive", "prune_varlen"]
+OPS += [f"{name} tridiag" for name in OPS]
 every_op = pytest.mark.parametrize("name", OPS)
 
 
@@ -29,17 +30,26 @@ needs_cuda = pytest.mark.skipif(bool(why_not()), reason=why_not() or "there is a
 
 
 def operator_calls(device: str | torch.device = "cuda") -> dict[str, Callable[[Tensor], Any]]:
-    """Every operator as a function of x [2, 40, 56] alone; nothing else moves to the device later."""
+    """Every operator as a function of x [2, 40, 56] alone, by solver; nothing else is moved later."""
     lengths = torch.tensor([0, 25, 25, 80], dtype=torch.int32, device=device)
     keeps = torch.tensor([0, 7, 7, 12], device=device)
-    return {
-        "leverage_scores": lambda x: svdprune.leverage_scores(x),
-        "prune": lambda x: svdprune.prune(x, 9),
-        "prune_adaptive": lambda x: svdprune.prune_adaptive(x, 9, coverage=0.4),
-        "prune_varlen": lambda x: svdprune.prune_varlen(
-            x.reshape(-1, x.shape[-1]), lengths, keeps, total_keep=12, max_seqlen=55
-        ),
-    }
+
+    def calls(solver: str) -> list[Callable[[Tensor], Any]]:
+        return [
+            lambda x: svdprune.leverage_scores(x, solver=solver),
+            lambda x: svdprune.prune(x, 9, solver=solver),
+            lambda x: svdprune.prune_adaptive(x, 9, coverage=0.4, solver=solver),
+            lambda x: svdprune.prune_varlen(
+                x.reshape(-1, x.shape[-1]),
+                lengths,
+                keeps,
+                total_keep=12,
+                max_seqlen=55,
+                solver=solver,
+            ),
+        ]
+
+    return dict(zip(OPS, calls("auto") + calls("tridiag"), strict=True))
 
 
 def features(seed: int = 0, device: str | torch.device = "cuda") -> Tensor:

@@ -6,6 +6,8 @@ import ctypes
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes import Structure, byref, c_double, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
@@ -16,6 +18,11 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent / "csrc" / "cuda"
 MARGIN = 64  # numbers, on either side of an output
+SOURCES = ("pack", "gram_fused", "leverage", "select", "gather", "eig_select")
+EXPORTED = (
+    *("device", "pass_on", "gram_fused", "eig_select"),
+    *("feature_means", "largest_magnitude", "pack", "leverage", "select", "gather"),
+)
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
@@ -29,7 +36,7 @@ def cuda_headers() -> Path | None:
 def build(folder: Path) -> Path:
     """Compiles the kernels for the CPU."""
     library = folder / "emulated.so"
-    sources = [KERNELS / f"{name}.cu" for name in ("pack", "leverage", "select", "gather")]
+    sources = [KERNELS / f"{name}.cu" for name in SOURCES]
     subprocess.run(
         [
             *(
@@ -80,6 +87,7 @@ class Emulated:
     """The launches of csrc/cuda/launch.h, on CPU tensors: x [B, N, D], or packed [T, D]."""
 
     def __init__(self, library: Path, x: Tensor, cu_seqlens: Tensor | None = None) -> None:
+        self._library_path = library
         self._library = _load(library)
         self.x = x
         self._margins: dict[int, tuple[Tensor, Tensor]] = {}
@@ -143,6 +151,22 @@ class Emulated:
             DTYPES.index(dtype),
         )
         return self._checked(packed)
+
+    def gram_fused_partials(self) -> int:
+        """Blocks an image."""
+        return self._library.emulated_gram_fused_partials(byref(self._args))
+
+    def gram_fused(
+        self, *, clusters: bool = True, backwards: bool = False
+    ) -> tuple[Tensor, Tensor, int]:
+        """Gram matrix [B, N, N]; its trace and squared norm [B, 2]; blocks an image."""
+        with device(self._library_path, backwards=backwards, clusters=clusters):
+            blocks = self.gram_fused_partials()
+            nan = float("nan")
+            gram = self._output((self.images, self.tokens, self.tokens), nan, torch.float32)
+            partials = self._output((self.images, blocks, 2), nan, torch.float64)
+            self._library.emulated_gram_fused(byref(self._args), _pointer(gram), _pointer(partials))
+        return self._checked(gram), self._checked(partials).sum(1), blocks
 
     def leverage(
         self,
@@ -209,9 +233,33 @@ class Emulated:
         return self._checked(tokens), self._checked(indices), self._checked(counts)
 
 
+def pass_on(
+    library: Path, blocks: int, threads: int, cluster: int, *, backwards: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The kernel of emulation/kernels.cpp that shows what blocks of a cluster exchange."""
+    received, sums = torch.full((2, blocks, threads), -1)
+    with device(library, backwards=backwards):
+        _load(library).emulated_pass_on(
+            blocks, threads, cluster, _pointer(received), _pointer(sums)
+        )
+    return received, sums
+
+
+@contextmanager
+def device(library: Path, *, backwards: bool = False, clusters: bool = True) -> Iterator[None]:
+    """Sets the order that threads run in, and whether the device has clusters."""
+    emulated = _load(library)
+    emulated.emulated_device(ctypes.c_bool(backwards), ctypes.c_bool(clusters))
+    try:
+        yield
+    finally:
+        emulated.emulated_device(ctypes.c_bool(False), ctypes.c_bool(True))
+
+
 @cache
 def _load(library: Path) -> ctypes.CDLL:
     loaded = ctypes.CDLL(str(library))
-    for name in ("feature_means", "largest_magnitude", "pack", "leverage", "select", "gather"):
+    for name in EXPORTED:
         getattr(loaded, f"emulated_{name}").restype = None
+    loaded.emulated_gram_fused_partials.restype = c_int64
     return loaded

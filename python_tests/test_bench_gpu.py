@@ -36,10 +36,11 @@ RESULT = {
             "keep": 32,
             "rank": 21.0,
             "kept_as_on_cpu": 32,
+            "tridiag": {"ran": "tridiag", "steps": 95.0, "kept_as_on_cpu": 32},
             "bytes": 4_000_000,
             "flops": 8_000_000_000,
-            "eager": {"svdprune": 0.002, "gram_eigh": 0.02, "svd": 0.1},
-            "graph": {"svdprune": 0.001},
+            "eager": {"svdprune": 0.002, "svdprune_tridiag": 4e-4, "gram_eigh": 0.02, "svd": 0.1},
+            "graph": {"svdprune": 0.001, "svdprune_tridiag": 3e-4},
             "rounds": {"svdprune": 50, "gram_eigh": 9, "svd": 1},
             "skipped": {"cupy_eigh": "ModuleNotFoundError: No module named 'cupy'"},
         }
@@ -186,7 +187,7 @@ def test_without_a_gpu_nothing_is_measured(module, tmp_path, capsys):
 
 
 def test_the_small_script_calls_everything():
-    assert gpu_small.run("cpu") == 4 * (4 * 12 + 1)
+    assert gpu_small.run("cpu") == 4 * (4 * 15 + 1)
 
 
 # LLaVA's prefill.
@@ -241,6 +242,22 @@ def test_prefill_of_a_tiny_model_on_the_cpu():
     assert json.loads(json.dumps(rows)) == rows
 
 
+def test_prefill_on_the_cpu_becomes_a_section_of_the_readme(tmp_path, monkeypatch):
+    tiny = bench_prefill.Sizes(56, 14, 32, 64, 2, 4, 48, 96, 2, 4, 100)
+    monkeypatch.setattr(bench_prefill.Sizes, "for_cpu", lambda: tiny)
+    monkeypatch.setattr(bench_prefill, "KEEPS", (16, 4))
+    file = tmp_path / "prefill.json"
+    command = ["--device", "cpu", "--json", str(file), "--budget", "0"]
+    assert bench_prefill.main(command) == 0
+    readme = "before <!-- bench:prefill:begin --><!-- bench:prefill:end --> after"
+    lines = report.rewrite_prefill(readme, tmp_path).splitlines()
+    assert lines[0].startswith("before")
+    assert lines[-1].endswith("after")
+    assert "2 layers of 48, 2 vision layers of 32" in lines[1]
+    assert [line.split(" | ")[0] for line in lines[5:7]] == ["| all 16", "| 4"]
+    assert report.rewrite_prefill("without markers", tmp_path) == "without markers"
+
+
 # Tables.
 
 
@@ -257,13 +274,16 @@ def test_tables_of_a_run():
     assert "Imaginary GPU, driver 1.2; torch 2.11.0; svdprune_ext 0.1.0 (abc); 2026-01-01" in text
     assert "copying 2 TB/s; matrix products 500 TFLOP/s in bfloat16, 40 TFLOP/s in float32" in text
     assert (
-        "| 8 x 576 x 1024 | float32 | 21 | 2 ms | 2 GB/s | 4 TFLOP/s | 1 ms | 20 ms (10.0x) | - "
-        "| 100 ms (50.0x) |"
+        "| 8 x 576 x 1024 | float32 | 21 | 2 ms | 2 GB/s | 4 TFLOP/s | 1 ms | 400 µs (0.2x) | 95 "
+        "| 300 µs | 20 ms (10.0x) | - | 100 ms (50.0x) |"
     ) in text
+    stood_in = {**RESULT["micro"][0], "tridiag": {"ran": "eigh", "steps": 576.0}}
+    assert gpu_document.micro_cells(stood_in)[7:10] == ["-", "-", "-"]
     assert "| 1 | all 576 | 10 ms | - | 1 ms | 100 ms | 112 ms | 0.0% | 0.0% | 3.00 GiB |" in text
     assert "| 1 | 32 | 10 ms | 1 ms | 1 ms | 100 ms | 112 ms | 85.3% | 81.4% | 3.00 GiB |" in text
     columns = {line.count("|") for line in text.splitlines() if line.startswith("|")}
-    assert columns == {len(gpu_document.MICRO_HEADER) + 1}
+    headers = (gpu_document.MICRO_HEADER, gpu_document.PREFILL_HEADER)
+    assert columns == {len(header) + 1 for header in headers}
     assert gpu_document.reasons(RESULT) == [
         "cupy_eigh: ModuleNotFoundError: No module named 'cupy' (8 x 576 x 1024 float32)"
     ]
@@ -347,3 +367,12 @@ def test_a_result_is_put_together_from_what_there_is(tmp_path):
     }
     assert result["micro"] == RESULT["micro"]
     assert result["prefill"] == []
+
+
+def test_agreement_with_the_cpu_tells_what_ran():
+    x = GpuCase(2, 64, 80, torch.float32).features()
+    found = bench_gpu.agreement_with_cpu(x)
+    assert found["kept_as_on_cpu"] == found["tridiag"]["kept_as_on_cpu"] == bench_gpu.KEEP
+    assert found["tridiag"]["ran"] == "tridiag"
+    assert 0 < found["tridiag"]["steps"] <= 64
+    assert found["rank"] >= 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from tiny_llava import TOKENS, tiny_llava
+from tiny_configs import TINY
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -61,6 +61,8 @@ def paligemma():
     )
 
 
+tiny_llava = TINY["LlavaForConditionalGeneration"].build
+
 MODELS = {
     "LLaVA": (tiny_llava, PROJECTED),
     "PaliGemma": (paligemma, PROJECTED),
@@ -106,7 +108,7 @@ def test_features_of_llava_are_what_the_projector_gets(checkpoint, photos):
     vision = vision_features.load(str(checkpoint))
     photo = load_photo(photos[0])[0]
     (x,) = vision.features(photo)
-    assert x.shape == (TOKENS, 32)
+    assert x.shape == (16, 32)
     pixels = image_processor()(images=[photo], return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         tower = vision.model.model.vision_tower

@@ -25,7 +25,7 @@ def not_an_image(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("bench",), ("info",)])
+@pytest.mark.parametrize("command", [(), ("demo",), ("bench",), ("estimate",), ("info",)])
 def test_help(command):
     result = run(*command, "--help")
     assert result.exit_code == 0
@@ -121,10 +121,12 @@ def test_a_model_that_cannot_be_loaded_is_refused(make, tmp_path):
     assert str(folder) in line
 
 
-@pytest.mark.parametrize(("command", "extra"), [("demo", "demo"), ("bench", "bench")])
+@pytest.mark.parametrize(
+    ("command", "extra"), [("demo", "demo"), ("bench", "bench"), ("estimate", "hf")]
+)
 def test_a_missing_extra_is_one_line_with_the_way_to_get_it(command, extra, monkeypatch):
     monkeypatch.setattr(cli, "find_spec", lambda name: None)
-    result = run(command)
+    result = run(command, *(("--model", "m") if command == "estimate" else ()))
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
     assert f"pip install 'svdprune_ext[{extra}]'" in line

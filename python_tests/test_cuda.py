@@ -17,6 +17,7 @@ pytestmark = needs_cuda
 ops = torch.ops.svdprune
 every_sample = pytest.mark.parametrize("sample", samples(), ids=str)
 FEW = {"gaussian", "batch", "more_tokens", "zeros", "explicit_rank", "float64", "bfloat16"}
+both_solvers = pytest.mark.parametrize("solver", ["eigh", "tridiag"])
 few_samples = pytest.mark.parametrize("sample", [s for s in samples() if s.name in FEW], ids=str)
 
 
@@ -25,8 +26,8 @@ def on_cpu(result):
 
 
 def promised(options):
-    """The CUDA backend decomposes as solver "eigh" does, and promises what that does."""
-    return {**options, "solver": "eigh"}
+    """The CUDA backend has a float32 Gram matrix, and both its solvers promise what "eigh" does."""
+    return {**options, "solver": "eigh", "float32_counts": True}
 
 
 def assert_prune_agrees(x, keep, options=None, **more):
@@ -47,7 +48,7 @@ def assert_prune_agrees(x, keep, options=None, **more):
     return out
 
 
-@pytest.mark.parametrize("solver", ["auto", "eigh"])
+@pytest.mark.parametrize("solver", ["auto", "eigh", "tridiag"])
 @every_sample
 def test_prune(sample, solver):
     x = sample.make()
@@ -56,11 +57,14 @@ def test_prune(sample, solver):
     assert_same_bits(alone, (out.scores, out.rank))
 
 
+@both_solvers
 @pytest.mark.parametrize("coverage", [0.3, 0.9])
 @every_sample
-def test_prune_adaptive(sample, coverage):
+def test_prune_adaptive(sample, coverage, solver):
     x = sample.make()
-    out = svdprune.prune_adaptive(x.cuda(), sample.keep, coverage=coverage, **sample.options)
+    out = svdprune.prune_adaptive(
+        x.cuda(), sample.keep, coverage=coverage, solver=solver, **sample.options
+    )
     tokens, indices, count, scores, rank = on_cpu(out)
     assert_agrees(x, scores, rank, options=promised(sample.options))
     images = x if x.dim() == 3 else x[None]
@@ -79,15 +83,16 @@ def test_prune_adaptive(sample, coverage):
         assert not kept[n:].any()
 
 
+@both_solvers
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("rank", [None, 6])
-def test_prune_varlen(rank, center, dtype):
+def test_prune_varlen(rank, center, dtype, solver):
     lengths, keeps = [17, 0, 1, 40, 5], [4, 0, 1, 9, 0]
     x = gaussian(sum(lengths), 24, dtype=dtype)
     cu_seqlens, cu_keep = (torch.tensor([0, *n]).cumsum(0) for n in (lengths, keeps))
     out = svdprune.prune_varlen(
-        x.cuda(), cu_seqlens.int().cuda(), cu_keep.cuda(), rank=rank, center=center
+        x.cuda(), cu_seqlens.int().cuda(), cu_keep.cuda(), rank=rank, center=center, solver=solver
     )
     tokens, indices, scores, ranks = on_cpu(out)
     assert torch.equal(tokens, x[indices])
@@ -147,9 +152,13 @@ def test_the_most_tokens(dtype):
     assert_prune_agrees(gaussian(16384, 48, dtype=dtype), 512)
 
 
+@both_solvers
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_a_batch_of_photographs(dtype):
-    assert_prune_agrees(torch.stack([photograph(seed) for seed in (0, 5)]).to(dtype), 32)
+@pytest.mark.parametrize("images", [1, 12])
+def test_a_batch_of_photographs(images, dtype, solver):
+    # 12 images take the smaller clusters of "tridiag".
+    x = torch.stack([photograph(seed % 3) for seed in range(images)]).to(dtype)
+    assert_prune_agrees(x, 32, solver=solver)
 
 
 @pytest.mark.parametrize("layout", ["rows", "features", "transposed", "batch", "expanded"])
@@ -181,11 +190,12 @@ def test_a_call_gives_the_same_bits_again(name):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("shape", [(3, 20, 28), (3, 28, 20)], ids=str)
-def test_not_finite_marks_its_image_only(shape, center, dtype, bad):
+@both_solvers
+def test_not_finite_marks_its_image_only(solver, shape, center, dtype, bad):
     x = gaussian(*shape, dtype=dtype)
-    good = svdprune.prune(x.cuda(), 6, center=center)
+    good = svdprune.prune(x.cuda(), 6, center=center, solver=solver)
     x[1, 2, 3] = bad
-    tokens, indices, scores, rank = svdprune.prune(x.cuda(), 6, center=center)
+    tokens, indices, scores, rank = svdprune.prune(x.cuda(), 6, center=center, solver=solver)
     assert scores[1].isnan().all()
     assert rank[1] == -1
     assert indices[1].tolist() == [0, 1, 2, 3, 4, 5]
@@ -196,7 +206,7 @@ def test_not_finite_marks_its_image_only(shape, center, dtype, bad):
             (good.tokens[b], good.indices[b], good.scores[b], good.rank[b]),
         )
 
-    adaptive = svdprune.prune_adaptive(x.cuda(), 6, coverage=0.3, center=center)
+    adaptive = svdprune.prune_adaptive(x.cuda(), 6, coverage=0.3, center=center, solver=solver)
     assert adaptive.rank.tolist() == rank.tolist()
     assert adaptive.scores[1].isnan().all()
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from agreement import assert_agrees
-from emulated import Emulated, build, cuda_headers
+from emulated import Emulated, cuda_headers
 from samples import gaussian, samples
 
 import svdprune_ext as svdprune
@@ -13,11 +13,6 @@ pytestmark = pytest.mark.skipif(cuda_headers() is None, reason="no CUDA headers 
 SAMPLES = [s for s in samples() if s.make().numel() <= 40_000 and s.make().numel() > 0]
 # Kernels keep scores in float32 here, and "eigh" in float32 is what computes the eigenvectors.
 FLOAT32 = [s for s in SAMPLES if s.make().dtype != torch.float64]
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("emulated"))
 
 
 def scored(library, x, *, center=False, cu_seqlens=None, **options):

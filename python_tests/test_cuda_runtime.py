@@ -1,6 +1,10 @@
 """What a caller's runtime sees of the CUDA backend: streams, graphs, threads, devices, memory, waiting."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +12,7 @@ from cuda_calls import OPS, assert_same_bits, every_op, features, needs_cuda, op
 from samples import gaussian
 
 import svdprune_ext as svdprune
+from svdprune_ext.reference import oracle_leverage
 
 pytestmark = needs_cuda
 BUSY_CYCLES = 500_000_000  # a quarter of a second or so
@@ -119,19 +124,48 @@ def test_all_memory_goes_back(name):
 
 @pytest.mark.parametrize("shape", [(2, 40, 56), (2, 56, 40), (1, 576, 1024)], ids=str)
 @pytest.mark.parametrize("op", ["leverage_scores", "prune", "prune_adaptive"])
-def test_a_warm_call_does_not_wait_for_the_device(op, shape):
+@pytest.mark.parametrize("solver", ["eigh", "tridiag"])
+def test_a_warm_call_does_not_wait_for_the_device(solver, op, shape):
     x = gaussian(*shape).cuda()
     call = {
-        "leverage_scores": lambda: svdprune.leverage_scores(x),
-        "prune": lambda: svdprune.prune(x, 9),
-        "prune_adaptive": lambda: svdprune.prune_adaptive(x, 9, coverage=0.4),
+        "leverage_scores": lambda: svdprune.leverage_scores(x, solver=solver),
+        "prune": lambda: svdprune.prune(x, 9, solver=solver),
+        "prune_adaptive": lambda: svdprune.prune_adaptive(x, 9, coverage=0.4, solver=solver),
     }[op]
     assert_does_not_wait(call)
 
 
-def test_a_warm_varlen_call_that_is_told_its_totals_does_not_wait():
-    call, x = operator_calls()["prune_varlen"], features()
+@pytest.mark.parametrize("name", ["prune_varlen", "prune_varlen tridiag"])
+def test_a_warm_varlen_call_that_is_told_its_totals_does_not_wait(name):
+    call, x = operator_calls()[name], features()
     assert_does_not_wait(lambda: call(x))
+
+
+TF32_SCRIPT = """
+import sys, torch, svdprune_ext
+sys.path.insert(0, sys.argv[1])
+from samples import gaussian
+torch.save(svdprune_ext.leverage_scores(gaussian(2, 80, 256).cuda(), solver="eigh").scores.cpu(), sys.argv[2])
+"""
+
+
+def test_tf32_is_used_where_the_environment_allows_it(tmp_path):
+    scores = {}
+    for allowed in ("0", "1"):
+        file = tmp_path / allowed
+        subprocess.run(
+            [sys.executable, "-c", TF32_SCRIPT, str(Path(__file__).parent), str(file)],
+            env={**os.environ, "SVDPRUNE_ALLOW_TF32": allowed},
+            check=True,
+            timeout=60,
+        )
+        scores[allowed] = torch.load(file)
+    x = gaussian(2, 80, 256)
+    exact = torch.stack([oracle_leverage(image).scores for image in x]).float()
+    torch.testing.assert_close(scores["0"], exact, atol=2e-4, rtol=0)
+    torch.testing.assert_close(scores["1"], exact, atol=5e-2, rtol=0)
+    if torch.cuda.get_device_capability() >= (8, 0):
+        assert (scores["1"] - exact).abs().max() > (scores["0"] - exact).abs().max()
 
 
 def assert_does_not_wait(call):

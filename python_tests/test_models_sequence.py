@@ -1,7 +1,9 @@
 """Packing, cache layout and positions on sequences small enough to write down."""
 
+import pytest
 import torch
 
+from svdprune_ext.models.masks import attention_by_slot
 from svdprune_ext.models.sequence import Layout, Packing, compact_positions
 
 # Row 0 drops positions 1 and 2, row 1 drops position 3 only: one filler at row 0's left.
@@ -48,3 +50,51 @@ def test_layout_follows_the_cache():
     assert grown.index[:, -2:].tolist() == [[5, 6], [5, 6]]
     padded = torch.tensor([[1, 1, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1, 1]])
     assert grown.slot_mask(padded).tolist() == [[0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]]
+
+
+def test_layout_follows_a_crop_behind_the_dropped_positions():
+    # Row 0 holds positions 0, 3, 4 and row 1 positions 0, 1, 2, 4, in four slots; two more follow.
+    layout = Layout.full(2, 0, torch.device("cpu")).extended(PACKING).grown_to(6)
+    cropped = layout.cropped_to(4)
+    assert cropped.positions == 5
+    assert cropped.index.tolist() == PACKING.index.tolist()
+    with pytest.raises(ValueError, match="before the last dropped token"):
+        layout.cropped_to(2)
+
+
+def test_a_static_cache_sees_every_later_slot():
+    layout = Layout.full(2, 0, torch.device("cpu")).extended(PACKING)
+    padding = layout.slot_mask(torch.tensor([[1, 1, 1, 1, 1], [0, 1, 1, 1, 1]]))
+    mask = layout.with_capacity(6, padding).static_mask
+    assert mask.tolist() == [[0, 1, 1, 1, 1, 1], [0, 1, 1, 1, 1, 1]]
+
+
+def test_a_mask_by_position_becomes_one_by_slot():
+    # Position 2 sees ahead to 4; the rest is causal. Row 0 drops 1 and 2, row 1 drops 3.
+    causal = torch.ones(5, 5).tril().bool()
+    causal[2, 4] = True
+    layout = Layout.full(2, 0, torch.device("cpu")).extended(PACKING)
+    mask = attention_by_slot(causal[None, None], PACKING, layout, window=None, capacity=6)
+    assert mask.shape == (2, 1, 4, 6)
+    assert mask[0, 0, 1:].int().tolist() == [
+        [0, 1, 0, 0, 0, 0],
+        [0, 1, 1, 0, 0, 0],
+        [0, 1, 1, 1, 0, 0],
+    ]
+    assert mask[1, 0].int().tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+    ]
+
+
+def test_a_sliding_window_counts_slots():
+    layout = Layout.full(2, 0, torch.device("cpu")).extended(PACKING)
+    causal = torch.zeros(1, 1, 5, 5).masked_fill(~torch.ones(5, 5).tril().bool(), -1e30)
+    near = causal.masked_fill(torch.ones(5, 5).tril(-2).bool(), -1e30)
+    mask = {"full_attention": causal, "sliding_attention": near}
+    by_slot = attention_by_slot(mask, PACKING, layout, window=2, capacity=None)
+    seen = (by_slot["sliding_attention"] == 0).int()
+    # Row 0's position 3 sees position 0, which is three away but in the slot before.
+    assert seen[0, 0, 1:].tolist() == [[0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]

@@ -1,9 +1,11 @@
-"""The ``svdprune`` command: ``demo``, ``bench`` and ``info``."""
+"""The ``svdprune`` command: ``demo``, ``bench``, ``estimate`` and ``info``."""
 
 from __future__ import annotations
 
+import json as json_
 import subprocess
 import sys
+from dataclasses import asdict
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,12 +13,16 @@ from typing import Annotated, NoReturn
 
 import torch
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 import svdprune_ext
 from svdprune_ext._load import load_native
 from svdprune_ext.demo.settings import Settings, SettingsError
+from svdprune_ext.estimate import Cost
+from svdprune_ext.estimate import estimate as cost_of
+from svdprune_ext.vlm_shapes import read_config, shape_of
 
 _ROOT = Path(__file__).resolve().parent.parent
 _DEFAULTS = Settings()
@@ -112,6 +118,83 @@ def bench(
     command += ["--json", str(json.resolve())]
     command += [f"--filter={filter_}"] if filter_ else []
     raise typer.Exit(subprocess.run(command, cwd=_ROOT, check=False).returncode)
+
+
+@app.command()
+def estimate(
+    model: Annotated[
+        str, typer.Option(help="Folder, config.json or cached hub id of a VLM; no weights needed.")
+    ],
+    keep: Annotated[
+        list[int] | None, typer.Option(help="Vision tokens to keep; may be given again. [32]")
+    ] = None,
+    text_tokens: Annotated[int, typer.Option(help="Tokens of the prompt beside the image's.")] = 64,
+    dtype: Annotated[
+        str, typer.Option(help="Of the cache: float32, bfloat16 or float16.")
+    ] = "bfloat16",
+    batch: Annotated[int, typer.Option(help="Prompts, of one image each.")] = 1,
+    image_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HEIGHTxWIDTH", help="In pixels, where the number of tokens depends on it."
+        ),
+    ] = None,
+    after_projector: Annotated[
+        bool, typer.Option("--after-projector", help="Prune after the projector, not before it.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print numbers, not a table.")] = False,
+) -> None:
+    """Computes FLOPs and key-value cache of a prompt, with all vision tokens and with few."""
+    _require("estimate", "hf")
+    try:
+        shape = shape_of(read_config(model), _height_and_width(image_size))
+        costs = [
+            cost_of(
+                shape,
+                count,
+                text_tokens=text_tokens,
+                batch=batch,
+                dtype=dtype,
+                after_projector=after_projector,
+            )
+            for count in (None, *(keep or [32]))
+        ]
+    except ValueError as error:
+        _fail("estimate", str(error))
+    if json:
+        rows = [{**asdict(c), "total": c.total, "prefill_share": c.prefill_share} for c in costs]
+        print(json_.dumps({"model": model, "unpruned": rows[0], "pruned": rows[1:]}, indent=2))
+    else:
+        Console(markup=False, highlight=False).print(_costs(model, costs))
+
+
+def _height_and_width(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+        raise ValueError(f"--image-size: must be HEIGHTxWIDTH, as 672x1008, got {text}")
+    return int(sides[0]), int(sides[1])
+
+
+def _costs(model: str, costs: list[Cost]) -> Table:
+    table = Table(box=SIMPLE, show_edge=False, padding=0, title_justify="left")
+    table.title = f"{model}: TFLOPs up to the first new token"
+    names = ("tokens", "vision", "projector", "prefill", "less", "all", "less", "share of\nprefill")
+    for name in (*names, "KV cache\nin MiB"):
+        table.add_column(name, justify="right")
+    before = costs[0]
+    for cost in costs:
+        table.add_row(
+            str(cost.vision_tokens),
+            *(f"{flops / 1e12:.3f}" for flops in (cost.vision, cost.projector, cost.prefill)),
+            f"{100 * (1 - cost.prefill / before.prefill):.1f} %",
+            f"{cost.total / 1e12:.3f}",
+            f"{100 * (1 - cost.total / before.total):.1f} %",
+            f"{100 * cost.prefill_share:.1f} %",
+            f"{cost.kv_cache / 2**20:.1f}",
+        )
+    return table
 
 
 @app.command()

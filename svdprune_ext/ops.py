@@ -7,10 +7,15 @@ lies within 1e-6 of the threshold (solver "eigh": 6e-8 / gap and 1e-5; "purify":
 and 1e-12). Equal scores: the lower index wins.
 
 Solvers: "tridiag" is a Householder tridiagonalisation that stops as soon as a certificate says that the
-leading directions are there, with the eigenpairs in float64; "eigh" is LAPACK's full decomposition; "auto" is
-"tridiag", and "eigh" for float64 input. "purify", for cross-checks and on the CPU only, finds the projector
-onto the leading directions by matrix products alone, in float64 and on N x N matrices; where that has not
-settled after 600 products, "eigh" takes over. It counts every direction of a given rank.
+leading directions are there, with the eigenpairs in float64; "eigh" is LAPACK's or cuSOLVER's full
+decomposition; "auto" is "tridiag", and "eigh" for float64 input. "purify", for cross-checks and on the CPU
+only, finds the projector onto the leading directions by matrix products alone, in float64 and on N x N
+matrices; where that has not settled after 600 products, "eigh" takes over. It counts every direction of a
+given rank.
+
+On CUDA "auto" is "eigh", since "tridiag" has not run on a GPU yet. Asked for, "tridiag" takes two launches,
+for float32 and 16-bit input of up to 768 tokens on sm_90 and later; otherwise "eigh" stands in. Both have a
+float32 Gram matrix there, and promise what is said of "eigh" above.
 
 Arrays: beside tensors, all take arrays of a library with DLPack (NumPy, CuPy, JAX) and return arrays of that
 library, on the same device, without a copy and without a gradient. See ``arrays.py``.
@@ -118,8 +123,9 @@ class Diagnosis(NamedTuple):
         rank: Number of leading directions, int32 [B].
         steps: Steps of the tridiagonalisation that were taken, or matrix products of "purify", int32 [B].
         size: Side of the Gram matrix, and the steps that a full tridiagonalisation takes, int32 [B]:
-            min(N, D), and N for "purify".
-        solver: What ran for each image: "tridiag", "eigh", "purify", or "none" for an image without energy.
+            min(N, D), and N for "purify" and for "tridiag" on CUDA.
+        solver: What ran for each image: "tridiag", "eigh", "purify", or "none" for an image without energy
+            (on CUDA that has a solver too).
         refined: Whether the image was solved again in float64, because float32 might have missed the
             accuracy promised; rank, steps and solver are of that then. Bool [B].
     """
@@ -139,7 +145,7 @@ def diagnose(
     center: bool = False,
     solver: str = "auto",
 ) -> Diagnosis:
-    """How the solver goes about each image: for study, as it does the work anew. CPU only.
+    """How the solver goes about each image: for study, as it does the work anew.
 
     Args:
         x: As in ``leverage_scores``.

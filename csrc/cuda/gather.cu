@@ -1,6 +1,6 @@
 // Stage 5 of 5, gather: the kept tokens' features, bit for bit.
 
-#include "device.cuh"
+#include "gather.cuh"
 
 namespace svdprune::cuda {
 
@@ -9,41 +9,6 @@ namespace {
 constexpr int kTokens = 32;  // a block's tokens
 constexpr int kWarps = 8;
 constexpr int kThreads = 32 * kWarps;
-
-int64_t width_of(Dtype dtype) {
-  return dtype == Dtype::kFloat64 ? 8 : dtype == Dtype::kFloat32 ? 4 : 2;
-}
-
-// One row by one warp, in 16-byte pieces where source and target are so aligned, else number by
-// number.
-__device__ void copy_row(const char* source, int64_t stride, int64_t width, int64_t features,
-                         char* target, int lane) {
-  const int64_t bytes = features * width;
-  const auto address = reinterpret_cast<uintptr_t>(source) | reinterpret_cast<uintptr_t>(target);
-  if (stride == 1 && ((address | bytes) & 15) == 0) {
-    for (int64_t k = lane; k < bytes / 16; k += 32) {
-      reinterpret_cast<int4*>(target)[k] = reinterpret_cast<const int4*>(source)[k];
-    }
-    return;
-  }
-  for (int64_t j = lane; j < features; j += 32) {
-    const char* from = source + j * stride * width;
-    char* to = target + j * width;
-    if (width == 2) {
-      *reinterpret_cast<uint16_t*>(to) = *reinterpret_cast<const uint16_t*>(from);
-    } else if (width == 4) {
-      *reinterpret_cast<uint32_t*>(to) = *reinterpret_cast<const uint32_t*>(from);
-    } else {
-      *reinterpret_cast<uint64_t*>(to) = *reinterpret_cast<const uint64_t*>(from);
-    }
-  }
-}
-
-__device__ void clear_row(int64_t bytes, char* target, int lane) {
-  for (int64_t k = lane; k < bytes; k += 32) {
-    target[k] = 0;
-  }
-}
 
 // A block: 32 tokens of one image. It counts the kept tokens before its own, which gives theirs
 // their places; the warps take them in turn. Places left over are shared out among the image's

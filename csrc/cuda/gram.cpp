@@ -1,5 +1,7 @@
 #include "linear_algebra.h"
 
+#include <cstdlib>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -32,21 +34,32 @@ class TrueFloat32 {
   cublasMath_t mode_;
 };
 
+// SVDPRUNE_ALLOW_TF32=1 in the environment, read once.
+bool tf32_allowed() {
+  static const bool allowed = [] {
+    const char* value = std::getenv("SVDPRUNE_ALLOW_TF32");
+    return value != nullptr && std::strcmp(value, "1") == 0;
+  }();
+  return allowed;
+}
+
 // C [B, m, n] = op(A) op(B), each image's matrices `stride` apart.
 void multiply(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int64_t m,
               int64_t n, int64_t k, const void* a, int64_t lda, int64_t stride_a, const void* b,
               int64_t ldb, int64_t stride_b, cudaDataType input_type, void* c, int64_t ldc,
-              int64_t stride_c, int64_t images) {
+              int64_t stride_c, int64_t images, bool tf32 = false) {
   const bool wide = input_type == CUDA_R_64F;
   const float one = 1, zero = 0;
   const double wide_one = 1, wide_zero = 0;
+  const cublasComputeType_t compute = wide   ? CUBLAS_COMPUTE_64F
+                                      : tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                             : CUBLAS_COMPUTE_32F;
   const TrueFloat32 guard(handle);
   check(cublasGemmStridedBatchedEx_64(
             handle, op_a, op_b, m, n, k, wide ? static_cast<const void*>(&wide_one) : &one, a,
             input_type, lda, stride_a, b, input_type, ldb, stride_b,
             wide ? static_cast<const void*>(&wide_zero) : &zero, c, wide ? CUDA_R_64F : CUDA_R_32F,
-            ldc, stride_c, images, wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F,
-            CUBLAS_GEMM_DEFAULT),
+            ldc, stride_c, images, compute, CUBLAS_GEMM_DEFAULT),
         "cublasGemmStridedBatchedEx");
 }
 
@@ -60,7 +73,8 @@ void launch_gram(cublasHandle_t handle, bool tokens_side, int64_t images, int64_
   const auto first = tokens_side ? CUBLAS_OP_T : CUBLAS_OP_N;
   const auto second = tokens_side ? CUBLAS_OP_N : CUBLAS_OP_T;
   multiply(handle, first, second, n, n, depth, packed, features, tokens * features, packed,
-           features, tokens * features, input_type, gram, n, n * n, images);
+           features, tokens * features, input_type, gram, n, n * n, images,
+           input_type == CUDA_R_32F && tf32_allowed());
 }
 
 void launch_rotate(cublasHandle_t handle, int64_t images, int64_t tokens, int64_t features,

@@ -7,6 +7,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <cstdint>
 
 namespace svdprune::cuda {
@@ -53,6 +54,16 @@ void launch_largest_magnitude(const Images& x, const double* means, double* larg
 void launch_pack(const Images& x, const double* means, const double* largest, void* packed,
                  Dtype dtype, cudaStream_t stream);
 
+// Stages 1 and 2 on the tokens' side, without a packed copy: gram [B, N, N] = X Xᵀ, both triangles,
+// zeros behind an image's end. x is float32, float16 or bfloat16, its products neither scaled nor
+// centred; N is at least 1 and meant to be up to 1024. partials [B, gram_fused_partials(x), 2]:
+// shares of the trace of each image's matrix and of its squared Frobenius norm, to be added in their
+// order. The trace is not finite where the image is not, or where its squares overflow.
+void launch_gram_fused(const Images& x, float* gram, double* partials, cudaStream_t stream);
+
+// On the current device.
+int64_t gram_fused_partials(const Images& x);
+
 // Stage 3. basis: column-major [rows, n], of which the last r columns count; n eigenvalues [B, n],
 // ascending. On the tokens' side rows = n = N and the basis is U; on the features' side rows = N, n
 // = D, and it is X V, whose columns are divided by the singular values here. scores [B, N] or
@@ -73,5 +84,43 @@ void launch_select(const Images& x, const T* scores, const int32_t* rank, Budget
 // packed [total_keep]; count [B] or null. Places that are left over get zero rows and index -1.
 void launch_gather(const Images& x, const uint8_t* kept, Budget budget, void* tokens,
                    int64_t* indices, int32_t* count, cudaStream_t stream);
+
+// Stages 2 to 5 in one launch: eig_select.cu, solver "tridiag". float32 and 16-bit features, N up to
+// what eig_select_shape finds room for, on devices with clusters.
+
+// Blocks of a cluster, which works on one image, threads of a block, and the dynamic shared memory of
+// a block. blocks: 0 where the kernel cannot run.
+struct EigSelectShape {
+  int blocks, threads;
+  size_t shared_bytes;
+};
+
+// With that many blocks and threads; `blocks` becomes 0 where N is too large for the kernel.
+EigSelectShape eig_select_shape(int64_t tokens, int blocks, int threads);
+
+// What suits the current device. Asks the driver, waits for nothing.
+EigSelectShape eig_select_shape_for(int64_t images, int64_t tokens);
+
+struct EigSelect {
+  const double*
+      partials;  // [B, parts, 2], as launch_gram_fused leaves them: the trace is taken of it
+  int64_t parts;
+  float* gram;  // [B, N, N] full, in row strides of N; reflectors take its place
+  const double*
+      largest;     // [B] where x was packed for the Gram matrix, as launch_pack took it; or null
+  float* vectors;  // scratch [B, N / 2 + 1, N]
+  RankRule rule;
+  float* scores;   // [B, N], packed [T]
+  int32_t* rank;   // [B]
+  int32_t* steps;  // [B] of the tridiagonalisation that were taken, 0 where there was none; or null
+  bool selects;    // else scores and ranks alone
+  Budget budget;
+  void* tokens;  // as in launch_gather
+  int64_t* indices;
+  int32_t* count;
+};
+
+void launch_eig_select(const Images& x, const EigSelect& arguments, EigSelectShape shape,
+                       cudaStream_t stream);
 
 }  // namespace svdprune::cuda

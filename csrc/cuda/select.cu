@@ -1,12 +1,8 @@
 // Stage 4 of 5, select: which tokens stay.
 //
-// Note [selection without sorting]
-// A token's place in the order (score descending, index ascending) is the number of tokens that
-// come before it, and whether it stays follows from that number, or for a coverage from the sum of
-// their scores. Every token counts for itself: N^2 comparisons, no sort, no scratch, one result for
-// one input.
+// See Note [selection without sorting] in select.cuh.
 
-#include "device.cuh"
+#include "select.cuh"
 
 namespace svdprune::cuda {
 
@@ -27,8 +23,7 @@ __global__ void select_kernel(Images x, const T* scores, const int32_t* ranks, B
   const int64_t places = places_of(budget, b);
   const T own = token < length ? scores[first + token] : T(0);
 
-  int64_t before = 0;
-  double covered = 0, total = 0;
+  Standing standing;
   for (int64_t start = 0; start < length; start += kThreads) {
     const int64_t loaded = start + threadIdx.x;
     __syncthreads();
@@ -36,21 +31,12 @@ __global__ void select_kernel(Images x, const T* scores, const int32_t* ranks, B
     __syncthreads();
     const int64_t count = min(static_cast<int64_t>(kThreads), length - start);
     for (int64_t k = 0; k < count; ++k) {
-      const T other = tile[k];
-      const bool earlier = other > own || (other == own && start + k < token);
-      before += earlier;
-      covered += earlier ? static_cast<double>(other) : 0.0;
-      total += static_cast<double>(other);
+      standing.meet(own, token, tile[k], start + k);
     }
   }
-  if (token >= length) {
-    return;
+  if (token < length) {
+    kept[first + token] = ranks[b] < 0 ? token < places : standing.stays(places, budget.coverage);
   }
-  bool stays = before < places;
-  if (budget.coverage > 0) {
-    stays = stays && covered < budget.coverage * total;
-  }
-  kept[first + token] = ranks[b] < 0 ? token < places : stays;
 }
 
 }  // namespace

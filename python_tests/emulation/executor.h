@@ -1,17 +1,25 @@
-// Runs CUDA kernels on a CPU, one block after the other, the threads of a block as fibres that give
-// way at barriers. Slow and sequential: it shows what a kernel computes, not whether it races.
+// Runs CUDA kernels on a CPU, one cluster of blocks after the other, the threads of a cluster as
+// fibres that give way at barriers; each block goes as far as it can before the next one runs. Slow
+// and sequential: it shows what a kernel computes, and of races those that change the result in this
+// order of threads or in the opposite one (`reversed`).
+//
+// A `__shared__` variable exists once, so in clusters of several blocks shared memory is dynamic; it
+// starts as NaN in every block.
 #pragma once
 
 #include <cuda_runtime_api.h>  // which leaves the words of the language empty outside nvcc
 
 #undef __shared__
 #define __shared__ static
+#define __launch_bounds__(...)
 
 #include <ucontext.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -28,134 +36,219 @@ inline uint3 blockIdx, threadIdx;
 namespace emulation {
 
 constexpr size_t kStackBytes = 128 * 1024;
+constexpr size_t kLanes = 32;
+constexpr size_t kLaneBytes = 64;  // that a lane can show to its warp
+constexpr size_t kSharedMargin = 1024;
+
+// Settings of the device.
+inline bool reversed = false;  // the order that threads run in
+inline bool clusters = true;   // whether it has them
+
+// A thread that has returned is no longer a member.
+struct Barrier {
+  size_t members = 0, arrived = 0, generation = 0;
+
+  size_t arrive() {
+    const size_t own = generation;
+    ++arrived;
+    release_if_all_arrived();
+    return own;
+  }
+  void leave() {
+    --members;
+    release_if_all_arrived();
+  }
+  void release_if_all_arrived() {
+    if (arrived > 0 && arrived >= members) {
+      arrived = 0;
+      ++generation;
+    }
+  }
+};
+
+struct Warp {
+  Barrier barrier;
+  alignas(16) unsigned char lanes[kLanes][kLaneBytes] = {};
+};
+
+struct Block {
+  uint3 index;
+  Barrier barrier;
+  std::vector<Warp> warps;
+  std::vector<unsigned char> memory;  // dynamic shared memory between margins
+
+  unsigned char* shared() {
+    const auto start = reinterpret_cast<uintptr_t>(memory.data()) + kSharedMargin;
+    return memory.data() + kSharedMargin + (128 - start % 128) % 128;
+  }
+};
+
+// Of 16 bytes, under way: the first `bytes`, then zeros.
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
 
 struct Fibre {
   ucontext_t context;
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
   uint3 index;
-  bool done = false;
+  Block* block;
+  Warp* warp;
+  unsigned lane;
+  const Barrier* at;  // that it waits for, until its generation is no longer `generation`
+  size_t generation;
+  size_t cluster_generation;
+  std::vector<std::vector<Copy>> copies;  // in groups
+  bool done;
 };
 
 inline ucontext_t scheduler;
 inline std::vector<Fibre> fibres;
-inline size_t current, arrived, generation;
-inline std::vector<unsigned> votes;  // a word a warp
+inline Fibre* current;
+inline std::vector<Block> blocks;  // of the cluster
+inline Barrier cluster_barrier;
+inline size_t shared_bytes;
 inline std::function<void()> body;
 
+[[noreturn]] inline void fail(const char* what) {
+  std::fprintf(stderr, "emulation: block (%u, %u, %u): %s\n", blockIdx.x, blockIdx.y, blockIdx.z,
+               what);
+  std::abort();
+}
+
+// Lets the other threads run; for a loop that waits for what another one writes.
 inline void give_way() {
-  swapcontext(&fibres[current].context, &scheduler);
-  threadIdx = fibres[current].index;
+  swapcontext(&current->context, &scheduler);
+}
+
+inline void wait(const Barrier& barrier, size_t generation) {
+  current->generation = generation;
+  current->at = &barrier;
+  while (barrier.generation == generation) {
+    give_way();
+  }
+  current->at = nullptr;
+}
+
+inline void sync(Barrier& barrier) {
+  wait(barrier, barrier.arrive());
 }
 
 inline void run_fibre() {
   body();
-  fibres[current].done = true;
-  swapcontext(&fibres[current].context, &scheduler);
-}
-
-// A thread that has returned no longer counts at a barrier.
-inline size_t live() {
-  return std::count_if(fibres.begin(), fibres.end(), [](const Fibre& f) { return !f.done; });
-}
-
-inline void release_if_all_arrived() {
-  if (arrived > 0 && arrived >= live()) {
-    arrived = 0;
-    ++generation;
+  current->done = true;
+  std::memset(current->warp->lanes[current->lane], 0, kLaneBytes);
+  current->warp->barrier.leave();
+  current->block->barrier.leave();
+  if (current->block->barrier.members == 0) {  // another block must not read it any more
+    std::memset(current->block->shared(), 0xff, shared_bytes);
   }
+  cluster_barrier.leave();
+  give_way();
 }
 
-inline void run_block() {
-  const size_t threads = size_t{blockDim.x} * blockDim.y * blockDim.z;
-  fibres = std::vector<Fibre>(threads);
-  votes.assign((threads + 31) / 32, 0);
-  arrived = 0;
+inline void start_block(Block& block, uint3 index, Fibre* first, size_t threads) {
+  block.index = index;
+  block.barrier = {threads};
+  block.warps.assign((threads + kLanes - 1) / kLanes, {});
+  block.memory.assign(shared_bytes + 2 * kSharedMargin + 128, 0xff);
   for (size_t t = 0; t < threads; ++t) {
-    Fibre& fibre = fibres[t];
+    Fibre& fibre = first[t];
     fibre.index = {static_cast<unsigned>(t % blockDim.x),
                    static_cast<unsigned>(t / blockDim.x % blockDim.y),
                    static_cast<unsigned>(t / blockDim.x / blockDim.y)};
+    fibre.block = &block;
+    fibre.warp = &block.warps[t / kLanes];
+    ++fibre.warp->barrier.members;
+    fibre.lane = t % kLanes;
+    fibre.at = nullptr;
+    fibre.copies.assign(1, {});
+    fibre.done = false;
     getcontext(&fibre.context);
     fibre.context.uc_stack.ss_sp = fibre.stack.get();
     fibre.context.uc_stack.ss_size = kStackBytes;
     fibre.context.uc_link = nullptr;
     makecontext(&fibre.context, run_fibre, 0);
   }
-  while (live() > 0) {
-    for (current = 0; current < threads; ++current) {
-      if (!fibres[current].done) {
-        threadIdx = fibres[current].index;
-        swapcontext(&scheduler, &fibres[current].context);
+}
+
+inline void check_margins(Block& block) {
+  const unsigned char* begin = block.memory.data();
+  const unsigned char* end = begin + block.memory.size();
+  const auto untouched = [](unsigned char byte) { return byte == 0xff; };
+  if (!std::all_of(begin, static_cast<const unsigned char*>(block.shared()), untouched) ||
+      !std::all_of(block.shared() + shared_bytes, const_cast<unsigned char*>(end), untouched)) {
+    fail("written outside its shared memory");
+  }
+}
+
+// Until all its threads have returned, wait at barriers, or ask for others to run. Returns whether
+// any ran.
+inline bool run_block(Fibre* first, size_t threads) {
+  bool ran = false, advanced = true;
+  while (advanced) {
+    advanced = false;
+    for (size_t t = 0; t < threads; ++t) {
+      Fibre& fibre = first[reversed ? threads - 1 - t : t];
+      if (fibre.done || (fibre.at && fibre.at->generation == fibre.generation)) {
+        continue;
+      }
+      current = &fibre;
+      threadIdx = fibre.index;
+      blockIdx = fibre.block->index;
+      swapcontext(&scheduler, &fibre.context);
+      ran = true;
+      advanced |= fibre.done || fibre.at;
+    }
+  }
+  return ran;
+}
+
+// first: the index of the block of rank 0.
+inline void run_cluster(uint3 first, unsigned size) {
+  const size_t threads = size_t{blockDim.x} * blockDim.y * blockDim.z;
+  fibres.resize(threads * size);
+  blocks.resize(size);
+  cluster_barrier = {fibres.size()};
+  for (unsigned rank = 0; rank < size; ++rank) {
+    start_block(blocks[rank], {first.x + rank, first.y, first.z}, &fibres[rank * threads], threads);
+  }
+  const auto alive = [](const Fibre& fibre) { return !fibre.done; };
+  while (std::any_of(fibres.begin(), fibres.end(), alive)) {
+    bool moved = false;
+    for (unsigned i = 0; i < size; ++i) {
+      moved |= run_block(&fibres[(reversed ? size - 1 - i : i) * threads], threads);
+    }
+    if (!moved) {
+      fail("its threads wait at different barriers");
+    }
+  }
+  for (Block& block : blocks) {
+    check_margins(block);
+  }
+}
+
+template <class... Parameters, class... Arguments>
+void run_grid(void (*kernel)(Parameters...), dim3 grid, dim3 block, unsigned cluster,
+              size_t dynamic_bytes, const Arguments&... arguments) {
+  gridDim = grid;
+  blockDim = block;
+  shared_bytes = dynamic_bytes;
+  body = [&] { kernel(arguments...); };
+  if (cluster == 0 || grid.x % cluster != 0 || (cluster > 1 && !clusters)) {
+    fail("a launch in clusters that a device would refuse");
+  }
+  for (unsigned z = 0; z < grid.z; ++z) {
+    for (unsigned y = 0; y < grid.y; ++y) {
+      for (unsigned x = 0; x < grid.x; x += cluster) {
+        run_cluster({x, y, z}, cluster);
       }
     }
-    release_if_all_arrived();
   }
 }
 
 }  // namespace emulation
 
-inline void __syncthreads() {
-  using namespace emulation;
-  const size_t own = generation;
-  ++arrived;
-  release_if_all_arrived();
-  while (generation == own) {
-    give_way();
-  }
-}
-
-// All 32 lanes call it at the same point, so after one round every vote is cast.
-inline unsigned __ballot_sync(unsigned, bool vote) {
-  using namespace emulation;
-  const size_t warp = current / 32;
-  const unsigned lane = current % 32;
-  votes[warp] = (votes[warp] & ~(1u << lane)) | static_cast<unsigned>(vote) << lane;
-  give_way();
-  return votes[warp];
-}
-
-inline int __popc(unsigned value) {
-  return __builtin_popcount(value);
-}
-inline long long __double_as_longlong(double value) {
-  long long bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  return bits;
-}
-
-// Fibres do not interrupt each other.
-template <class T>
-T atomicMax(T* address, T value) {
-  return std::exchange(*address, std::max(*address, value));
-}
-template <class T>
-T atomicMin(T* address, T value) {
-  return std::exchange(*address, std::min(*address, value));
-}
-template <class T>
-T atomicAdd(T* address, T value) {
-  return std::exchange(*address, *address + value);
-}
-
-#define cudaMemsetAsync(pointer, value, bytes, stream) \
-  (static_cast<void>(stream), std::memset(pointer, value, bytes))
-
-namespace svdprune::cuda {
-
-template <class... Parameters, class... Arguments>
-void launch(const char*, void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t,
-            const Arguments&... arguments) {
-  gridDim = grid;
-  blockDim = block;
-  emulation::body = [&] { kernel(arguments...); };
-  for (unsigned z = 0; z < grid.z; ++z) {
-    for (unsigned y = 0; y < grid.y; ++y) {
-      for (unsigned x = 0; x < grid.x; ++x) {
-        blockIdx = {x, y, z};
-        emulation::run_block();
-      }
-    }
-  }
-}
-
-}  // namespace svdprune::cuda
+#include "tensor_core.h"

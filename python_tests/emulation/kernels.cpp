@@ -1,12 +1,45 @@
 // C functions around the launches, for ctypes.
 
+#include "../../csrc/cuda/cluster.cuh"
 #include "../../csrc/cuda/launch.h"
 
 using svdprune::cuda::Budget;
 using svdprune::cuda::Dtype;
+using svdprune::cuda::EigSelect;
 using svdprune::cuda::Images;
 
+// Each block passes its rank and thread numbers on to the next one of its cluster, and the sum over
+// a warp of them to all lanes.
+static void pass_on_kernel(int64_t* received, int64_t* sums) {
+  using namespace svdprune::cuda;
+  auto* const own = reinterpret_cast<int64_t*>(dynamic_shared());
+  const unsigned next = (cluster_rank() + 1) % cluster_size();
+  const int64_t number = 1000 * cluster_rank() + threadIdx.x;
+  cluster_sync();  // every block has started
+  cluster_map(own, next)[threadIdx.x] = number;
+  int64_t sum = number;
+  for (int lanes = 16; lanes > 0; lanes /= 2) {
+    sum += __shfl_xor_sync(~0u, sum, lanes);
+  }
+  cluster_arrive();
+  sums[blockIdx.x * blockDim.x + threadIdx.x] = sum;
+  cluster_wait();
+  received[blockIdx.x * blockDim.x + threadIdx.x] = own[threadIdx.x];
+}
+
 extern "C" {
+
+// The device that is emulated: the order its threads run in, and whether it has clusters.
+void emulated_device(bool reversed, bool clusters) {
+  emulation::reversed = reversed;
+  emulation::clusters = clusters;
+}
+
+void emulated_pass_on(int blocks, int threads, int cluster, int64_t* received, int64_t* sums) {
+  svdprune::cuda::launch_clusters("pass_on_kernel", pass_on_kernel, blocks, threads,
+                                  {static_cast<unsigned>(cluster), threads * sizeof(int64_t)},
+                                  nullptr, received, sums);
+}
 
 void emulated_feature_means(const Images* x, double* means) {
   svdprune::cuda::launch_feature_means(*x, means, nullptr);
@@ -14,6 +47,14 @@ void emulated_feature_means(const Images* x, double* means) {
 
 void emulated_largest_magnitude(const Images* x, const double* means, double* largest) {
   svdprune::cuda::launch_largest_magnitude(*x, means, largest, nullptr);
+}
+
+int64_t emulated_gram_fused_partials(const Images* x) {
+  return svdprune::cuda::gram_fused_partials(*x);
+}
+
+void emulated_gram_fused(const Images* x, float* gram, double* partials) {
+  svdprune::cuda::launch_gram_fused(*x, gram, partials, nullptr);
 }
 
 void emulated_pack(const Images* x, const double* means, const double* largest, void* packed,
@@ -36,5 +77,15 @@ void emulated_select(const Images* x, const float* scores, const int32_t* ranks,
 void emulated_gather(const Images* x, const uint8_t* kept, const Budget* budget, void* tokens,
                      int64_t* indices, int32_t* counts) {
   svdprune::cuda::launch_gather(*x, kept, *budget, tokens, indices, counts, nullptr);
+}
+
+int64_t emulated_eig_select_bytes(int64_t tokens, int blocks, int threads) {
+  const auto shape = svdprune::cuda::eig_select_shape(tokens, blocks, threads);
+  return shape.blocks ? static_cast<int64_t>(shape.shared_bytes) : 0;
+}
+
+void emulated_eig_select(const Images* x, const EigSelect* arguments, int blocks, int threads) {
+  svdprune::cuda::launch_eig_select(
+      *x, *arguments, svdprune::cuda::eig_select_shape(x->tokens, blocks, threads), nullptr);
 }
 }

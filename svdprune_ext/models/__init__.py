@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
 from torch import nn
 
+from svdprune_ext.models.decoder import DecoderSide
 from svdprune_ext.models.families import family_of, supported_models
-from svdprune_ext.models.patch import Hooks, Selection, Settings
+from svdprune_ext.models.settings import Settings
+from svdprune_ext.models.vision import Selection, VisionSide
 
 __all__ = ["Handle", "Selection", "apply", "supported_models"]
 
@@ -19,25 +22,27 @@ _patched: WeakSet[nn.Module] = WeakSet()
 class Handle:
     """A patched model's way back. Usable as a context manager."""
 
-    def __init__(self, model: nn.Module, hooks: Hooks, removers: list[Any]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: Settings,
+        vision: VisionSide,
+        removers: list[Callable[[], None]],
+    ) -> None:
+        self.settings = settings
         self._model = model
-        self._hooks = hooks
+        self._vision = vision
         self._removers = removers
 
     @property
-    def settings(self) -> Settings:
-        """The arguments that ``apply`` was called with."""
-        return self._hooks.settings
-
-    @property
     def last(self) -> Selection | None:
-        """What was kept of the images encoded last; None before the first."""
-        return self._hooks.last
+        """What was kept of the images and videos encoded last; None before the first."""
+        return self._vision.last
 
     def remove(self) -> None:
         """Restores the model exactly. Calling it again does nothing."""
-        for remover in self._removers:
-            remover.remove()
+        for remove in self._removers:
+            remove()
         self._removers.clear()
         _patched.discard(self._model)
 
@@ -54,33 +59,48 @@ class Handle:
 
 
 def apply(
-    model: nn.Module,
-    keep: int = 32,
+    model: Any,
+    keep: int | float = 32,
     *,
+    coverage: float | None = None,
+    per: str = "image",
+    scope: str = "image",
+    features: str = "encoder",
     variance: float = 0.9,
     rank: int | None = None,
     center: bool = False,
     solver: str = "auto",
-    positions: str = "compact",
+    positions: str | None = None,
 ) -> Handle:
-    """Makes a VLM prune the vision tokens of each image to the ``keep`` of highest leverage.
+    """Makes a VLM prune the vision tokens of each image to those of highest leverage.
 
-    Scores come from the features before the projector, which then runs on the kept tokens only. The
-    prompt, the processor and ``generate`` stay as they are: logits and hidden states keep one row for each
-    input token, where the row of a dropped token repeats the one before it.
+    The prompt, the processor and ``generate`` stay as they are: logits and the last hidden state keep one
+    row for each input token, where the row of a dropped token repeats the one before it.
 
-    Modifications: forward hooks on the projector and on the decoder; no weight, no method and no
-    configuration is touched. One forward pass at a time; not for a static cache.
+    Modifications: forward hooks on the base model, the projector and the decoder, and ``get_image_features``
+    (``get_video_features``) of the base model on the instance, with "prompt" also ``generate``; no weight and
+    no configuration is touched. One forward pass at a time.
 
     Args:
         model: A model of one of ``supported_models()``.
-        keep: Number of vision tokens to keep of each image, in [1, N].
+        keep: The budget: an int is a number of tokens, a float in (0, 1] a share of them, rounded up. What
+            has no more tokens than its budget keeps them all.
+        coverage: Keep the fewest tokens that hold this share of the leverage, in (0, 1], and no more than
+            ``keep``. None keeps as many as ``keep`` says.
+        per: What has a budget of its own: each "tile", "image" or "prompt". A budget that spans several
+            images or tiles is shared among them in proportion to their ranks. A video is an image, its
+            frames are its tiles.
+        scope: What is scored by one SVD: each "tile", "image" or "prompt".
+        features: What is scored: features of the "encoder", or those behind the "projector". The first lets
+            a projector that maps row by row run on the kept tokens only.
         variance: Share of the energy that the leading directions hold, in (0, 1].
-        rank: Number of leading directions; overrides ``variance``.
+        rank: Number of leading directions; overrides ``variance``. No more than there are tokens.
         center: Subtract the mean token before scoring.
         solver: As in ``svdprune_ext.prune``.
-        positions: "compact": position ids as if the dropped tokens had never been, as in a model that
-            is handed the kept tokens alone. "original": the kept tokens' own ids.
+        positions: "compact": position ids as if the dropped tokens had never been, as in a model that is
+            handed the kept tokens alone. "original": the kept tokens' own ids, and what follows goes on
+            from the full prompt's. None: "original" for models with M-RoPE, whose ids hold the image's
+            grid, "compact" for all others, as in most published pruners.
 
     Returns:
         A handle: ``.remove()`` undoes it, ``.last`` tells what was kept.
@@ -93,30 +113,26 @@ def apply(
     family = family_of(model)
     if model in _patched:
         raise ValueError("apply: model is patched already; call remove() on its handle first")
-    tokens = family.tokens_per_image(model.config)
-    _check("keep", _is_int(keep) and 1 <= keep <= tokens, f"an int in [1, {tokens}]", keep)
-    _check("variance", 0 < variance <= 1, "in (0, 1]", variance)
-    rank_fits = rank is None or (_is_int(rank) and 1 <= rank <= tokens)
-    _check("rank", rank_fits, f"None or an int in [1, {tokens}]", rank)
-    solvers = ("auto", "tridiag", "eigh", "purify")
-    _check("solver", solver in solvers, f"one of {', '.join(solvers)}", solver)
-    _check("positions", positions in ("compact", "original"), '"compact" or "original"', positions)
-    hooks = Hooks(Settings(keep, variance, rank, center, solver, positions))
-    projector, decoder = family.projector(model), family.decoder(model)
+    settings = Settings(
+        keep=keep,
+        coverage=coverage,
+        per=per,
+        scope=scope,
+        features=features,
+        variance=variance,
+        rank=rank,
+        center=center,
+        solver=solver,
+        positions=family.positions if positions is None else positions,
+    )
+    base, decoder = model.base_model, model.get_decoder()
+    vision = VisionSide(family, base, settings)
+    side = DecoderSide(family, settings, vision, base, decoder)
     removers = [
-        projector.register_forward_pre_hook(hooks.before_projector),
-        projector.register_forward_hook(hooks.after_projector),
-        decoder.register_forward_pre_hook(hooks.before_decoder, with_kwargs=True),
-        decoder.register_forward_hook(hooks.after_decoder, with_kwargs=True),
+        *vision.install(model),
+        base.register_forward_pre_hook(side.before_model, with_kwargs=True).remove,
+        decoder.register_forward_pre_hook(side.before_decoder, with_kwargs=True).remove,
+        decoder.register_forward_hook(side.after_decoder, with_kwargs=True).remove,
     ]
     _patched.add(model)
-    return Handle(model, hooks, removers)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _check(name: str, right: bool, expected: str, got: object) -> None:
-    if not right:
-        raise ValueError(f"apply: {name} must be {expected}, got {got!r}")
+    return Handle(model, settings, vision, removers)

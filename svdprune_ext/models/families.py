@@ -1,44 +1,34 @@
-"""The model families that ``apply`` knows, and where each keeps the parts it needs."""
+"""The model families that ``apply`` knows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
 from torch import nn
 
-
-@dataclass(frozen=True)
-class Family:
-    """Where a family of VLMs keeps its parts.
-
-    Attributes:
-        model_class: Name of the transformers class.
-        projector: The module between vision tower and language model: its input is the features
-            [images, N, D] that are scored, its output [images, N, H] what the decoder reads.
-        decoder: The language model without its head; it is called with ``inputs_embeds``.
-        tokens_per_image: N, where it is one number for all images.
-    """
-
-    model_class: str
-    projector: Callable[[Any], nn.Module]
-    decoder: Callable[[Any], nn.Module]
-    tokens_per_image: Callable[[Any], int]
-
-
-def _llava_tokens(config: Any) -> int:
-    patches = int((config.vision_config.image_size // config.vision_config.patch_size) ** 2)
-    return patches + int(config.vision_feature_select_strategy == "full")
-
+from svdprune_ext.models.family import Family
+from svdprune_ext.models.gemma3 import GEMMA3
+from svdprune_ext.models.idefics3 import IDEFICS3, SMOLVLM
+from svdprune_ext.models.internvl import INTERNVL
+from svdprune_ext.models.llava import LLAVA, VIP_LLAVA
+from svdprune_ext.models.llava_next import LLAVA_NEXT
+from svdprune_ext.models.llava_onevision import LLAVA_ONEVISION
+from svdprune_ext.models.mistral3 import MISTRAL3
+from svdprune_ext.models.paligemma import PALIGEMMA
+from svdprune_ext.models.qwen_vl import QWEN2_5_VL, QWEN2_VL, QWEN3_VL
 
 FAMILIES = (
-    Family(
-        model_class="LlavaForConditionalGeneration",
-        projector=lambda model: model.model.multi_modal_projector,
-        decoder=lambda model: model.get_decoder(),
-        tokens_per_image=_llava_tokens,
-    ),
+    LLAVA,
+    VIP_LLAVA,
+    LLAVA_NEXT,
+    LLAVA_ONEVISION,
+    QWEN2_VL,
+    QWEN2_5_VL,
+    QWEN3_VL,
+    INTERNVL,
+    PALIGEMMA,
+    GEMMA3,
+    IDEFICS3,
+    SMOLVLM,
+    MISTRAL3,
 )
 
 
@@ -58,5 +48,6 @@ def family_of(model: nn.Module) -> Family:
         if family.model_class in names:
             return family
     raise ValueError(
-        f"apply: model must be one of {', '.join(supported_models())}, got {type(model).__name__}"
+        f"apply: model must be one of {', '.join(supported_models())}, got {type(model).__name__}; "
+        "docs/adding-a-model.md says how to add a family"
     )

@@ -11,7 +11,7 @@ with left padding; the slots left over at the left are filled, and masked.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -49,6 +49,7 @@ class Packing:
         """[B, M, H] -> [B, q, H]; a dropped position repeats the kept one before it."""
         fillers = self.index.shape[1] - self.kept.sum(1, keepdim=True)
         slot = torch.maximum(self.kept.cumsum(1) - 1, torch.zeros_like(fillers)) + fillers
+        slot = slot.to(hidden.device)
         return hidden.gather(1, slot.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
 
 
@@ -63,12 +64,15 @@ class Layout:
         valid: Whether the slot holds a position at all, bool [B, slots].
         positions: Number of positions shown to the model when this was noted.
         dropped: How many of them each row dropped, int64 [B, 1].
+        static_mask: Where the cache is static: the attention mask of every later token, which sees all
+            slots after these as they are filled, int64 [B, all slots].
     """
 
     index: Tensor
     valid: Tensor
     positions: int
     dropped: Tensor
+    static_mask: Tensor | None = None
 
     @classmethod
     def full(cls, rows: int, slots: int, device: torch.device) -> Layout:
@@ -91,6 +95,26 @@ class Layout:
             self.dropped,
         )
 
+    def cropped_to(self, slots: int) -> Layout:
+        """The layout after the last slots were cut off, as assisted decoding does with refused tokens.
+
+        Raises:
+            ValueError: There were dropped positions among them.
+        """
+        cut = self.index.shape[1] - slots
+        last = torch.arange(self.positions - cut, self.positions, device=self.index.device)
+        if not torch.equal(self.index[:, slots:], last.expand(len(self.index), -1)):
+            raise ValueError(
+                "svdprune_ext: past_key_values must keep all of a pruned prompt: it was cropped from "
+                f"{self.index.shape[1]} to {slots} slots, which is before the last dropped token"
+            )
+        return replace(
+            self,
+            index=self.index[:, :slots],
+            valid=self.valid[:, :slots],
+            positions=self.positions - cut,
+        )
+
     def extended(self, packing: Packing) -> Layout:
         """The layout after a step whose positions were packed."""
         return Layout(
@@ -99,6 +123,11 @@ class Layout:
             self.positions + packing.kept.shape[1],
             self.dropped + (~packing.kept).sum(1, keepdim=True),
         )
+
+    def with_capacity(self, capacity: int, padding: Tensor) -> Layout:
+        """The layout of a static cache with so many slots; ``padding`` is the mask of those in use."""
+        unused = padding.new_ones(padding.shape[0], capacity - padding.shape[1])
+        return replace(self, static_mask=torch.cat([padding, unused], 1))
 
     def slot_mask(self, attention_mask: Tensor) -> Tensor:
         """[B, at least F], by position -> [B, slots], by slot."""

@@ -1,0 +1,51 @@
+"""Table of the prefill on a CPU: from the result of ``bench_prefill`` to Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.document import format_seconds, machine_line
+
+HEADER = (
+    "vision tokens",
+    "vision tower",
+    "pruning",
+    "projector",
+    "prefill",
+    "faster",
+    "total",
+    "pruning's share of the unpruned prefill",
+    "FLOPs saved",
+)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The Markdown of one result: machine, model, a line for each budget."""
+    model, rows = result["model"], result["rows"]
+    unpruned = next(row for row in rows if row["keep"] == row["vision_tokens"])
+    lines = [
+        f"{machine_line(result['machine'])}. Llama with {model['text_layers']} layers of "
+        f"{model['text_width']}, {model['vision_layers']} vision layers of {model['vision_width']}, float32, "
+        f"random weights; {unpruned['text_tokens']} text tokens.",
+        "",
+        f"| {' | '.join(HEADER)} |",
+        f"| {' | '.join(['---:'] * len(HEADER))} |",
+        *(f"| {' | '.join(_cells(row, unpruned))} |" for row in rows),
+    ]
+    return "\n".join(lines)
+
+
+def _cells(row: dict[str, Any], unpruned: dict[str, Any]) -> list[str]:
+    seconds, base = row["seconds"], unpruned["seconds"]["prefill"]
+    is_base = row is unpruned
+    return [
+        f"all {row['keep']}" if is_base else str(row["keep"]),
+        format_seconds(seconds["vision tower"]),
+        "-" if is_base else format_seconds(seconds["pruning"]),
+        format_seconds(seconds["projector"]),
+        format_seconds(seconds["prefill"]),
+        "-" if is_base else f"{base / seconds['prefill']:.1f}x",
+        format_seconds(seconds["total"]),
+        "-" if is_base else f"{100 * seconds['pruning'] / base:.2f}%",
+        f"{100 * row['flops']['saved_language_model']:.1f}%",
+    ]

@@ -1,0 +1,114 @@
+// One call of an operator on CUDA, for the host files: device, stream, library handles and memory, and
+// what its results are.
+#pragma once
+
+#include "launch.h"
+#include "linear_algebra.h"
+
+#include "../image.h"
+#include "../stable.h"
+
+#include <torch/csrc/stable/accelerator.h>
+
+#include <vector>
+
+namespace svdprune::cuda {
+
+inline Dtype dtype_of(ScalarType type) {
+  switch (type) {
+    case ScalarType::Double:
+      return Dtype::kFloat64;
+    case ScalarType::Float:
+      return Dtype::kFloat32;
+    case ScalarType::Half:
+      return Dtype::kFloat16;
+    default:
+      return Dtype::kBFloat16;
+  }
+}
+
+inline cudaDataType data_type_of(ScalarType type) {
+  switch (type) {
+    case ScalarType::Double:
+      return CUDA_R_64F;
+    case ScalarType::Float:
+      return CUDA_R_32F;
+    case ScalarType::Half:
+      return CUDA_R_16F;
+    default:
+      return CUDA_R_16BF;
+  }
+}
+
+template <class T>
+T* pointer(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+#pragma GCC visibility push(hidden)  // as that of torch::stable::Tensor, which they hold
+
+// One call: the device made current, its stream and library handles, and scratch memory that lives
+// until the call returns. The allocator keeps the order of the stream, so it may go while kernels
+// still run.
+class Call {
+ public:
+  Call(const char* op, const Tensor& x) : op_(op), x_(x), guard_(x.get_device_index()) {
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(x.get_device_index(), &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+
+  const char* op() const {
+    return op_;
+  }
+  cudaStream_t stream() const {
+    return stream_;
+  }
+  cublasHandle_t blas() const {
+    void* handle = nullptr;
+    TORCH_ERROR_CODE_CHECK(torch_get_current_cuda_blas_handle(&handle));
+    return static_cast<cublasHandle_t>(handle);
+  }
+  SolverHandle& solver() const {
+    return solver_on(x_.get_device_index(), stream_);
+  }
+  Tensor empty(std::vector<int64_t> sizes, ScalarType dtype) const {
+    return new_empty(x_, sizes, dtype);
+  }
+
+ private:
+  const char* op_;
+  const Tensor& x_;
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_;
+};
+
+// What an operator returns, [B] images; null where it does not.
+struct Results {
+  Tensor scores;  // [B, N], packed [T]
+  Tensor ranks;   // [B]
+  bool selects = false;
+  Budget budget{};
+  void* tokens = nullptr;
+  int64_t* indices = nullptr;
+  int32_t* counts = nullptr;
+  int32_t* steps = nullptr;  // of "tridiag"
+};
+
+// What stage 1 reads in place of x, brought into range and, if asked, centred.
+struct Packed {
+  Tensor means, largest, values;
+};
+Packed pack(const Call& call, const Images& x, bool center, ScalarType dtype);
+
+// The five stages on cuBLAS, cuSOLVER and kernels of their own, for any x.
+void prune_eigh(const Call& call, const Images& x, const Options& options, const Results& results);
+
+// The five stages in two launches, for an x that is not empty and not float64. `shape`: from
+// eig_select_shape_for.
+void prune_tridiag(const Call& call, const Images& x, const Options& options,
+                   const Results& results, EigSelectShape shape);
+
+#pragma GCC visibility pop
+
+}  // namespace svdprune::cuda

@@ -1,0 +1,167 @@
+// Thread-block clusters: blocks of one launch that run together, share a barrier and read each
+// other's shared memory (sm_90 and later; before that every cluster is a single block).
+//
+// Shared memory of a kernel in clusters is dynamic, all of it: that has the same layout in every
+// block, and python_tests/emulation, where blocks of a cluster are alive together, keeps one copy of
+// it a block, but only one of a `__shared__` variable.
+#pragma once
+
+#include "device.cuh"
+
+namespace svdprune::cuda {
+
+// Of one launch. Blocks of one cluster are neighbours along x, so grid.x is a multiple of `size`.
+struct ClusterShape {
+  unsigned size;  // blocks; up to 8 wherever there are clusters, up to 16 where a GPU allows it
+  size_t shared_bytes;  // dynamic, a block
+};
+
+#ifndef SVDPRUNE_EMULATED  // which has its own
+
+// This block's dynamic shared memory, aligned to 128 bytes.
+__device__ inline unsigned char* dynamic_shared() {
+  extern __shared__ __align__(128) unsigned char bytes[];
+  return bytes;
+}
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+
+__device__ inline unsigned cluster_rank() {
+  unsigned rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+
+__device__ inline unsigned cluster_size() {
+  unsigned size;
+  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+  return size;
+}
+
+// The two halves of cluster_sync: what a thread wrote before it arrived is seen by every thread of
+// the cluster that has waited. All threads call both, in turns.
+__device__ inline void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+}
+
+__device__ inline void cluster_wait() {
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+}
+
+// The address in block `rank` of what lies at `shared` in this one. That block must have started (a
+// barrier before the first access) and not have ended (one after the last).
+template <class T>
+__device__ T* cluster_map(T* shared, unsigned rank) {
+  T* mapped;
+  asm("mapa.u64 %0, %1, %2;" : "=l"(mapped) : "l"(shared), "r"(rank));
+  return mapped;
+}
+
+#else
+
+__device__ inline unsigned cluster_rank() {
+  return 0;
+}
+
+__device__ inline unsigned cluster_size() {
+  return 1;
+}
+
+__device__ inline void cluster_arrive() {
+  __syncthreads();
+}
+
+__device__ inline void cluster_wait() {}
+
+template <class T>
+__device__ T* cluster_map(T* shared, unsigned) {
+  return shared;
+}
+
+#endif
+
+__device__ inline void cluster_sync() {
+  cluster_arrive();
+  cluster_wait();
+}
+
+// Whether the current device has clusters. Waits for nothing, and is allowed while a graph is
+// captured.
+inline bool clusters_supported() {
+  int device = 0, supported = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&supported, cudaDevAttrClusterLaunch, device) == cudaSuccess &&
+         supported != 0;
+}
+
+// What a kernel must be told before it is launched with that shape. It may take all the shared memory
+// that a block can have, whatever this launch takes: launches of other shapes, in other threads or
+// captured in a graph, may come in between.
+template <class Kernel>
+cudaError_t allow_shape(Kernel kernel, ClusterShape shape) {
+  constexpr size_t kUnasked = 48 * 1024;  // dynamic shared memory that needs no leave
+  constexpr unsigned kPortable = 8;
+  cudaError_t error = cudaSuccess;
+  if (shape.shared_bytes > kUnasked) {
+    int device = 0, limit = 0;
+    error = cudaGetDevice(&device);
+    if (error == cudaSuccess) {
+      error = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+    }
+    if (error == cudaSuccess) {
+      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit);
+    }
+  }
+  if (error == cudaSuccess && shape.size > kPortable) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  }
+  return error;
+}
+
+// `attribute` must outlive the configuration.
+inline cudaLaunchConfig_t cluster_config(dim3 grid, dim3 block, ClusterShape shape,
+                                         cudaStream_t stream, cudaLaunchAttribute& attribute) {
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {shape.size, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = shape.size > 1 ? 1 : 0;
+  return config;
+}
+
+// Whether the current device has room for one such cluster.
+template <class... Parameters>
+bool cluster_fits(void (*kernel)(Parameters...), dim3 block, ClusterShape shape) {
+  cudaLaunchAttribute attribute{};
+  const cudaLaunchConfig_t config =
+      cluster_config(dim3(shape.size), block, shape, nullptr, attribute);
+  int clusters = 0;
+  const bool fits = allow_shape(kernel, shape) == cudaSuccess &&
+                    cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess &&
+                    clusters > 0;
+  cudaGetLastError();  // a refusal is an answer, no error of a later launch
+  return fits;
+}
+
+template <class... Parameters, class... Arguments>
+void launch_clusters(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                     ClusterShape shape, cudaStream_t stream, const Arguments&... arguments) {
+  cudaLaunchAttribute attribute{};
+  const cudaLaunchConfig_t config = cluster_config(grid, block, shape, stream, attribute);
+  cudaError_t error = allow_shape(kernel, shape);
+  if (error == cudaSuccess) {
+    error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+  }
+  if (error != cudaSuccess) {
+    throw std::runtime_error(std::string("svdprune: launching ") + name + " in clusters of " +
+                             std::to_string(shape.size) + " failed: " + cudaGetErrorString(error));
+  }
+}
+
+#endif
+
+}  // namespace svdprune::cuda

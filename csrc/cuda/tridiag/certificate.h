@@ -1,0 +1,59 @@
+// When the tridiagonalisation may stop: the parts of Note [certificate] in
+// ../../cpu/solver_tridiag.cpp that are plain numbers.
+#pragma once
+
+#include "../../host_device.h"
+
+#include <cmath>
+
+namespace svdprune::tridiag {
+
+constexpr int kFirstCheck = 16;
+constexpr double kTolerance = 1e-4;  // eps of the certificate, as on the CPU for float32
+
+// The first step at or after which to look: 16, 24, 36, ... A check costs a few steps, so they lie
+// further apart than on the CPU. 0: none is left, as past n / 2 going on to the end costs less than
+// failing.
+SVDPRUNE_HOST_DEVICE inline int next_check(int after, int n, int rank_asked) {
+  int m = kFirstCheck;
+  while (m <= after || m < rank_asked + 8) {
+    m += m / 2;
+  }
+  return m <= n / 2 ? m : 0;
+}
+
+// The smallest r whose leading values (descending) hold at least `variance` of `total`; m + 1 when
+// all [m] do not. Negative ones, which are rounding, count as zero.
+SVDPRUNE_HOST_DEVICE inline int rank_for_variance(const double* values, int m, double variance,
+                                                  double total) {
+  double sum = 0;
+  for (int r = 1; r <= m; ++r) {
+    sum += values[r - 1] > 0 ? values[r - 1] : 0;
+    if (sum >= variance * total) {
+      return r;
+    }
+  }
+  return m + 1;
+}
+
+// How many of the `rank` leading values (descending) stand out from the rounding of a float32 Gram
+// matrix.
+SVDPRUNE_HOST_DEVICE inline int standing_out(const double* values, int rank) {
+  constexpr double kRounding = 64 * 0x1p-23;
+  int r = rank;
+  while (r > 0 && !(values[r - 1] > kRounding * values[0])) {
+    --r;
+  }
+  return r;
+}
+
+// A bound on the largest eigenvalue of a symmetric matrix from its trace, squared norm and order
+// (Wolkowicz, Styan 1980). Never above the norm.
+SVDPRUNE_HOST_DEVICE inline double largest_eigenvalue_bound(double trace, double square,
+                                                            int order) {
+  const double excess = square - trace * trace / order;
+  const double spread = excess > 0 ? excess : 0;
+  return trace / order + std::sqrt((order - 1.0) / order * spread);
+}
+
+}  // namespace svdprune::tridiag

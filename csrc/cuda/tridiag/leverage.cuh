@@ -1,0 +1,135 @@
+// From eigenvectors of T_m to leverage scores: the way back through the reflectors, then squared row
+// norms.
+#pragma once
+
+#include "shared.cuh"
+
+namespace svdprune::cuda {
+
+// z <- (I - tau v v^T) z for vectors of 32 kColumns numbers, by a warp: lane l has entries l, l + 32,
+// ... of z. Sums in float32.
+template <int kColumns>
+__device__ __forceinline__ void apply_reflector(const Team& team, float tau, const float* v,
+                                                float (&z)[kColumns]) {
+  float dot = 0;
+#pragma unroll
+  for (int q = 0; q < kColumns; ++q) {
+    dot += v[32 * q + team.lane] * z[q];
+  }
+  const float factor = tau * warp_sum(dot);
+#pragma unroll
+  for (int q = 0; q < kColumns; ++q) {
+    z[q] -= factor * v[32 * q + team.lane];
+  }
+}
+
+// Rows begin .. end of reflectors [.., stride] to stage [end - begin, length], zeros from n on. Past
+// the L1 cache, which may hold what stood there before.
+__device__ __forceinline__ void stage_reflectors(const Team& team, int n, int length, int begin,
+                                                 int end, const float* reflectors, int64_t stride,
+                                                 float* stage) {
+  __syncthreads();
+  for (int k = begin + team.warp; k < end; k += team.warps) {
+#pragma unroll 2
+    for (int i = team.lane; i < length; i += 32) {
+      stage[(k - begin) * length + i] = i < n ? __ldcg(reflectors + k * stride + i) : 0;
+    }
+  }
+  __syncthreads();
+}
+
+// vectors [columns, stride] <- H_0 H_1 ... H_count-1 vectors, a warp a vector, which stays in
+// registers; the reflectors pass through the rows' memory, as many at a time as fit.
+template <int kColumns>
+__device__ __forceinline__ void apply_reflectors(const Team& team, const Shared& s, int count,
+                                                 int columns, const float* reflectors,
+                                                 float* vectors, int64_t stride) {
+  float* const stage = reinterpret_cast<float*>(s.work);
+  constexpr int kLength = 32 * kColumns;
+  const int held = static_cast<int>(s.work_bytes / (sizeof(float) * kLength));
+  for (int base = team.rank; base < columns; base += team.size * team.warps) {
+    const int j = base + team.size * team.warp;
+    float* const own = vectors + j * stride + team.lane;
+    float z[kColumns];
+    if (j < columns) {
+#pragma unroll
+      for (int q = 0; q < kColumns; ++q) {
+        z[q] = 32 * q + team.lane < s.n ? __ldcg(own + 32 * q) : 0;
+      }
+    }
+    for (int end = count; end > 0; end -= held) {
+      const int begin = max(0, end - held);
+      stage_reflectors(team, s.n, kLength, begin, end, reflectors, stride, stage);
+      for (int k = end - 1; j < columns && k >= begin; --k) {
+        apply_reflector(team, s.tau[k], stage + (k - begin) * kLength, z);
+      }
+    }
+    if (j < columns) {
+#pragma unroll
+      for (int q = 0; q < kColumns; ++q) {
+        if (32 * q + team.lane < s.n) {
+          own[32 * q] = z[q];
+        }
+      }
+    }
+  }
+}
+
+// This block's tokens: a run of them.
+struct Run {
+  int begin, end;
+};
+
+__device__ __forceinline__ Run own_tokens(const Team& team, int n) {
+  const int each = (n + team.size - 1) / team.size;
+  return {min(n, team.rank * each), min(n, (team.rank + 1) * each)};
+}
+
+// Every block's copy of the scores, in place of the exchange; and of what stays.
+__device__ __forceinline__ float* shared_scores(const Shared& s) {
+  return reinterpret_cast<float*>(s.exchange);
+}
+
+// scores [n]: squared row norms of vectors [columns, stride], or what they lack to 1; to global memory
+// and to all blocks. Sums in float64: each warp takes every `warps`-th vector, then the warps in order.
+__device__ __forceinline__ void send_leverage(const Team& team, const Shared& s, int columns,
+                                              bool complement, const float* vectors, int64_t stride,
+                                              float* scores) {
+  const Run own = own_tokens(team, s.n);
+  const int count = own.end - own.begin;
+  double* const partial = reinterpret_cast<double*>(s.work);
+  for (int t = team.lane; t < count; t += 32) {
+    double sum = 0;
+    for (int j = team.warp; j < columns; j += team.warps) {
+      const double value = __ldcg(vectors + j * stride + own.begin + t);
+      sum += value * value;
+    }
+    partial[team.warp * count + t] = sum;
+  }
+  __syncthreads();
+  for (int t = team.warp; t < count; t += team.warps) {
+    double sum = 0;
+    for (int warp = 0; warp < team.warps; ++warp) {
+      sum += partial[warp * count + t];
+    }
+    const double score = fmin(fmax(complement ? 1 - sum : sum, 0.0), 1.0);
+    tell_all(team, shared_scores(s) + own.begin + t, static_cast<float>(score));
+    if (team.lane == 0) {
+      scores[own.begin + t] = static_cast<float>(score);
+    }
+  }
+}
+
+// The same score for every token.
+__device__ __forceinline__ void send_score(const Team& team, const Shared& s, float score,
+                                           float* scores) {
+  const Run own = own_tokens(team, s.n);
+  for (int i = own.begin + team.warp; i < own.end; i += team.warps) {
+    tell_all(team, shared_scores(s) + i, score);
+    if (team.lane == 0) {
+      scores[i] = score;
+    }
+  }
+}
+
+}  // namespace svdprune::cuda

@@ -1,0 +1,142 @@
+// Bringing the Gram matrix of an image on chip, scaled by a power of two to a trace in [1/2, 1).
+//
+// Note [rescue]
+// Where the magnitude of x is not near 1 the squares in its float32 Gram matrix overflow or
+// underflow; its trace tells. The cluster then looks for the largest |x|, and forms its rows anew from
+// x brought to about 1 by a power of two. That is slow, and as rare as such features are; an image
+// without energy, and one with NaN or Inf, come to light on the same way.
+#pragma once
+
+#include "shared.cuh"
+
+namespace svdprune::cuda {
+
+// Of traces that are taken as they are: what magnitudes of 1e-12 to 1e12 give, as in pack.cu.
+constexpr double kLeastTrace = 1e-24, kLargestTrace = 1e34;
+
+enum class Loaded { kReady, kZero, kNotFinite };
+
+__device__ __forceinline__ double power_of_two_below(double largest) {
+  int exponent;
+  frexp(largest, &exponent);
+  return ldexp(1.0, max(-1022, min(1022, -exponent)));
+}
+
+__device__ __forceinline__ double feature(const Images& x, int64_t offset) {
+  switch (x.dtype) {
+    case Dtype::kFloat64:
+      return static_cast<const double*>(x.data)[offset];
+    case Dtype::kFloat32:
+      return static_cast<const float*>(x.data)[offset];
+    case Dtype::kFloat16:
+      return to_double(static_cast<const __half*>(x.data)[offset]);
+    default:
+      return to_double(static_cast<const __nv_bfloat16*>(x.data)[offset]);
+  }
+}
+
+// max |x| of image b, infinite where it holds NaN or Inf.
+__device__ __forceinline__ double largest_magnitude(const Team& team, const Shared& s,
+                                                    const Images& x, int64_t b) {
+  double largest = 0;
+  for (int i = team.rank + team.size * team.warp; i < s.n; i += team.size * team.warps) {
+    for (int64_t j = team.lane; j < x.features; j += 32) {
+      const double value = fabs(feature(x, token_offset(x, b, i) + j * x.feature_stride));
+      largest = fmax(largest, isfinite(value) ? value : INFINITY);
+    }
+  }
+  for (int apart = 16; apart > 0; apart /= 2) {
+    largest = fmax(largest, __shfl_xor_sync(kAllLanes, largest, apart));
+  }
+  if (team.lane == 0) {
+    s.partial[0][team.warp] = largest;
+  }
+  __syncthreads();
+  for (int warp = 0; warp < team.warps; ++warp) {
+    largest = fmax(largest, s.partial[0][warp]);
+  }
+  if (team.warp == 0) {
+    tell_all(team, s.word + team.rank, largest);
+  }
+  cluster_sync();
+  for (int block = 0; block < team.size; ++block) {
+    largest = fmax(largest, s.word[block]);
+  }
+  return largest;
+}
+
+// This block's rows of (scale x)(scale x)^T, a warp an element; sums in float64.
+__device__ __forceinline__ void form_rows(const Team& team, const Shared& s, const Images& x,
+                                          int64_t b, double scale) {
+  for (int i = team.rank; i < s.n; i += team.size) {
+    float* row = s.rows + i / team.size * s.row_length;
+    for (int j = team.warp; j < s.row_length; j += team.warps) {
+      double sum = 0;
+      if (j < s.n) {
+        const int64_t left = token_offset(x, b, i), right = token_offset(x, b, j);
+        for (int64_t k = team.lane; k < x.features; k += 32) {
+          sum += scale * feature(x, left + k * x.feature_stride) *
+                 (scale * feature(x, right + k * x.feature_stride));
+        }
+      }
+      sum = warp_sum(sum);
+      if (team.lane == 0) {
+        row[j] = static_cast<float>(sum);
+      }
+    }
+  }
+}
+
+// This block's rows of scale * gram [n, stride].
+__device__ __forceinline__ void load_rows(const Team& team, const Shared& s, const float* gram,
+                                          int64_t stride, float scale) {
+  for (int i = team.rank + team.size * team.warp; i < s.n; i += team.size * team.warps) {
+    float* row = s.rows + i / team.size * s.row_length;
+    for (int j = team.lane; j < s.row_length; j += 32) {
+      row[j] = j < s.n ? scale * gram[i * stride + j] : 0;
+    }
+  }
+}
+
+// Multiplies the rows in place by a power of two that brings the trace below 1.
+__device__ __forceinline__ void scale_rows(const Team& team, const Shared& s) {
+  double own = 0;
+  for (int i = team.thread; i < s.n; i += team.threads) {
+    own += cluster_map(s.rows, i % team.size)[i / team.size * s.row_length + i];
+  }
+  const auto scale = static_cast<float>(power_of_two_below(block_sum(team, own, s.partial[1])));
+  cluster_sync();
+  const int count = (s.n - team.rank + team.size - 1) / team.size * s.row_length;
+  for (int k = team.thread; k < count; k += team.threads) {
+    s.rows[k] *= scale;
+  }
+}
+
+// The image's Gram matrix into the blocks' rows; seen after the next cluster_sync.
+__device__ __forceinline__ Loaded load_gram(const Team& team, const Shared& s, const Images& x,
+                                            const EigSelect& a, int64_t b) {
+  double own = 0;
+  for (int64_t part = team.thread; part < a.parts; part += team.threads) {
+    own += a.partials[2 * (b * a.parts + part)];
+  }
+  const double trace = block_sum(team, own, s.partial[0]);
+  if (trace >= kLeastTrace && trace <= kLargestTrace) {
+    load_rows(team, s, a.gram + b * x.tokens * x.tokens, x.tokens,
+              static_cast<float>(power_of_two_below(trace)));
+    return Loaded::kReady;
+  }
+  __syncthreads();
+  const double magnitude = a.largest ? a.largest[b] : largest_magnitude(team, s, x, b);
+  if (!isfinite(magnitude)) {
+    return Loaded::kNotFinite;
+  }
+  if (magnitude == 0 || a.largest) {
+    return Loaded::kZero;  // a packed image is near 1, or zero
+  }
+  form_rows(team, s, x, b, power_of_two_below(magnitude));
+  cluster_sync();
+  scale_rows(team, s);
+  return Loaded::kReady;
+}
+
+}  // namespace svdprune::cuda

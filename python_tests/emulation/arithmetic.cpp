@@ -1,0 +1,136 @@
+// C functions around the arithmetic of csrc/cuda/tridiag that does not depend on CUDA, for ctypes.
+
+#include "../../csrc/cuda/tridiag/certificate.h"
+#include "../../csrc/cuda/tridiag/householder.h"
+#include "../../csrc/cuda/tridiag/rotations.h"
+#include "../../csrc/cuda/tridiag/sturm.h"
+#include "../../csrc/cuda/tridiag/twisted.h"
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+using namespace svdprune::tridiag;
+
+extern "C" {
+
+// The whole reduction of symmetric a [n, n], row by row as the kernel's blocks do it; diagonal and
+// coupling [n].
+void householder_reduce(int n, float* a, double* diagonal, double* coupling) {
+  std::vector<float> column(n), v(n, 0), w(n, 0), next(n), y(n);
+  for (int k = 0; k < n; ++k) {
+    for (int i = k; i < n; ++i) {
+      column[i] = updated(a[i * n + k], v[i], w[i], v[k], w[k]);
+    }
+    diagonal[k] = column[k];
+    double tail = 0;
+    for (int i = k + 2; i < n; ++i) {
+      tail += static_cast<double>(column[i]) * column[i];
+    }
+    const Reflection h = reflect(k + 1 < n ? column[k + 1] : 0, tail);
+    coupling[k] = k + 1 < n ? h.beta : 0;
+    for (int i = 0; i < n; ++i) {
+      next[i] = i <= k ? 0 : i == k + 1 ? 1 : column[i] * h.scale;
+    }
+    double dot = 0;
+    for (int i = k + 1; i < n; ++i) {
+      y[i] = 0;
+      for (int j = k + 1; j < n; ++j) {
+        a[i * n + j] = updated(a[i * n + j], v[i], w[i], v[j], w[j]);
+        y[i] += a[i * n + j] * next[j];
+      }
+      dot += static_cast<double>(next[i]) * y[i];
+    }
+    for (int i = k + 1; i < n; ++i) {
+      w[i] = rank2_vector(h.tau, 0.5 * h.tau * h.tau * dot, y[i], next[i]);
+    }
+    v = next;
+  }
+}
+
+// x [n] -> v [n], tau and beta with (I - tau v v^T) x = (beta, 0, ..., 0).
+void householder_reflect(int n, const double* x, double* v, double* tau, double* beta) {
+  double tail = 0;
+  for (int i = 1; i < n; ++i) {
+    tail += x[i] * x[i];
+  }
+  const Reflection h = reflect(x[0], tail);
+  for (int i = 0; i < n; ++i) {
+    v[i] = i == 0 ? 1 : x[i] * h.scale;
+  }
+  *tau = h.tau;
+  *beta = h.beta;
+}
+
+int sturm_above(int m, const double* diagonal, const double* coupling, double x) {
+  return eigenvalues_above(diagonal, coupling, m, x);
+}
+
+// z [m]: the unit eigenvector for x.
+void twisted(int m, const double* diagonal, const double* coupling, double x, double* z) {
+  std::vector<double> down(m), up(m);
+  twisted_ratios(diagonal, coupling, m, x, false, down.data());
+  twisted_ratios(diagonal, coupling, m, x, true, up.data());
+  int twist = 0;
+  double smallest = std::numeric_limits<double>::infinity();
+  for (int k = 0; k < m; ++k) {
+    const double gamma =
+        std::fabs(twist_residual(diagonal, coupling, m, x, down.data(), up.data(), k));
+    if (gamma < smallest) {
+      smallest = gamma;
+      twist = k;
+    }
+  }
+  twisted_half(m, twist, false, down.data());
+  twisted_half(m, twist, true, up.data());
+  double square = 0;
+  for (int i = 0; i < m; ++i) {
+    z[i] = twisted_entry(down.data(), up.data(), twist, i);
+    square += z[i] * z[i];
+  }
+  std::for_each(z, z + m, [square](double& value) { value /= std::sqrt(square); });
+}
+
+// Eigenvalues replace diagonal; vectors [m, m] one a column. Returns how many sweeps it took.
+int ql(int m, double* diagonal, double* coupling, double* vectors, double negligible) {
+  std::vector<double> cosine(m), sine(m);
+  std::fill(vectors, vectors + m * m, 0.0);
+  int sweeps = 0;
+  for (int row = 0; row < m; ++row) {
+    vectors[row * m + row] = 1;
+  }
+  for (int row = 0; row < m; ++row) {
+    for (int last; (last = joined_until(coupling, m, row, negligible)) > row; ++sweeps) {
+      if (sweeps > 100 * m) {
+        return -1;
+      }
+      ql_sweep(diagonal, coupling, row, last, cosine.data(), sine.data());
+      for (int z = 0; z < m; ++z) {
+        for (int i = last - 1; i >= row; --i) {
+          double &left = vectors[z * m + i], &right = vectors[z * m + i + 1];
+          const double old = left;
+          left = cosine[i] * old - sine[i] * right;
+          right = sine[i] * old + cosine[i] * right;
+        }
+      }
+    }
+  }
+  return sweeps;
+}
+
+int check_after(int after, int n, int rank_asked) {
+  return next_check(after, n, rank_asked);
+}
+
+int rank_by_variance(const double* values, int m, double variance, double total) {
+  return rank_for_variance(values, m, variance, total);
+}
+
+int rank_standing_out(const double* values, int rank) {
+  return standing_out(values, rank);
+}
+
+double eigenvalue_bound(double trace, double square, int order) {
+  return largest_eigenvalue_bound(trace, square, order);
+}
+}

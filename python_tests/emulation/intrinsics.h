@@ -1,0 +1,142 @@
+// What kernels call: barriers, exchange within a warp, atomics, clusters, launches.
+#pragma once
+
+#include "../../csrc/cuda/cluster.cuh"
+#include "executor.h"
+
+#include <array>
+
+inline void __syncthreads() {
+  emulation::sync(emulation::current->block->barrier);
+}
+
+inline void __syncwarp(unsigned = ~0u) {
+  emulation::sync(emulation::current->warp->barrier);
+}
+
+namespace emulation {
+
+// What each lane of the warp shows. All lanes that have not returned call it at the same point.
+template <class T>
+std::array<T, kLanes> show(const T& value) {
+  static_assert(sizeof(T) <= kLaneBytes);
+  std::array<T, kLanes> shown;
+  std::memcpy(current->warp->lanes[current->lane], &value, sizeof(T));
+  __syncwarp();
+  for (size_t lane = 0; lane < kLanes; ++lane) {
+    std::memcpy(static_cast<void*>(&shown[lane]), current->warp->lanes[lane], sizeof(T));
+  }
+  __syncwarp();
+  return shown;
+}
+
+}  // namespace emulation
+
+inline unsigned __ballot_sync(unsigned, bool vote) {
+  unsigned votes = 0;
+  const auto shown = emulation::show(static_cast<unsigned char>(vote));
+  for (size_t lane = 0; lane < emulation::kLanes; ++lane) {
+    votes |= static_cast<unsigned>(shown[lane] != 0) << lane;
+  }
+  return votes;
+}
+
+template <class T>
+T __shfl_sync(unsigned, T value, int lane) {
+  return emulation::show(value)[lane % emulation::kLanes];
+}
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int lanes) {
+  return emulation::show(value)[emulation::current->lane ^ lanes];
+}
+template <class T>
+T __shfl_down_sync(unsigned, T value, unsigned lanes) {
+  const unsigned from = emulation::current->lane + lanes;
+  return emulation::show(value)[from < emulation::kLanes ? from : emulation::current->lane];
+}
+
+template <class T>
+T __ldcg(const T* address) {
+  return *address;
+}
+
+inline int __popc(unsigned value) {
+  return __builtin_popcount(value);
+}
+inline long long __double_as_longlong(double value) {
+  long long bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+// Fibres do not interrupt each other.
+template <class T>
+T atomicMax(T* address, T value) {
+  return std::exchange(*address, std::max(*address, value));
+}
+template <class T>
+T atomicMin(T* address, T value) {
+  return std::exchange(*address, std::min(*address, value));
+}
+template <class T>
+T atomicAdd(T* address, T value) {
+  return std::exchange(*address, *address + value);
+}
+
+#define cudaMemsetAsync(pointer, value, bytes, stream) \
+  (static_cast<void>(stream), std::memset(pointer, value, bytes))
+
+namespace svdprune::cuda {
+
+inline unsigned char* dynamic_shared() {
+  return emulation::current->block->shared();
+}
+
+inline unsigned cluster_rank() {
+  return static_cast<unsigned>(emulation::current->block - emulation::blocks.data());
+}
+
+inline unsigned cluster_size() {
+  return static_cast<unsigned>(emulation::blocks.size());
+}
+
+inline void cluster_arrive() {
+  emulation::current->cluster_generation = emulation::cluster_barrier.arrive();
+}
+
+inline void cluster_wait() {
+  emulation::wait(emulation::cluster_barrier, emulation::current->cluster_generation);
+}
+
+inline void cluster_sync() {
+  cluster_arrive();
+  cluster_wait();
+}
+
+template <class T>
+T* cluster_map(T* shared, unsigned rank) {
+  auto* const own = reinterpret_cast<unsigned char*>(shared);
+  const auto offset = static_cast<size_t>(own - dynamic_shared());
+  if (rank >= cluster_size() || offset >= emulation::shared_bytes) {
+    emulation::fail("cluster_map: no such block, or not in dynamic shared memory");
+  }
+  return reinterpret_cast<T*>(emulation::blocks[rank].shared() + offset);
+}
+
+inline bool clusters_supported() {
+  return emulation::clusters;
+}
+
+template <class... Parameters, class... Arguments>
+void launch(const char*, void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t,
+            const Arguments&... arguments) {
+  emulation::run_grid(kernel, grid, block, 1, 0, arguments...);
+}
+
+template <class... Parameters, class... Arguments>
+void launch_clusters(const char*, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                     ClusterShape shape, cudaStream_t, const Arguments&... arguments) {
+  emulation::run_grid(kernel, grid, block, shape.size, shape.shared_bytes, arguments...);
+}
+
+}  // namespace svdprune::cuda

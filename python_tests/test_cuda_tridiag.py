@@ -1,0 +1,98 @@
+"""What solver "tridiag" does on a GPU: when it runs, when it stops, and what it refuses to lose."""
+
+import pytest
+import torch
+from agreement import assert_agrees
+from cuda_calls import assert_same_bits, needs_cuda
+from samples import gaussian, orthonormal, photograph, power_law, with_spectrum
+
+import svdprune_ext as svdprune
+
+pytestmark = needs_cuda
+
+
+def has_clusters():
+    return torch.cuda.get_device_capability() >= (9, 0)
+
+
+def ran(x, **options):
+    """Names of the solvers that ran for x, and the steps taken."""
+    found = svdprune.diagnose(x.cuda(), solver="tridiag", **options)
+    return found.solver, found.steps.cpu()
+
+
+def assert_tridiag_agrees(x, keep, **options):
+    out = svdprune.prune(x.cuda(), keep, solver="tridiag", **options)
+    tokens, indices, scores, rank = (t.cpu() for t in out)
+    assert_agrees(x, scores, rank, indices, options={**options, "solver": "eigh"})
+    assert torch.equal(tokens, torch.take_along_dim(x, indices[..., None], dim=-2))
+
+
+@pytest.mark.parametrize("images", [1, 8, 9])
+@pytest.mark.parametrize("tokens", [1, 60, 256, 257, 576, 577, 768])
+def test_it_runs_where_an_image_fits_on_chip(tokens, images):
+    if not has_clusters():
+        pytest.skip("no clusters of blocks: the GPU is older than sm_90")
+    x = gaussian(images, tokens, 96)
+    solvers, steps = ran(x)
+    room = torch.cuda.get_device_properties(0).shared_memory_per_block_optin
+    if room >= 232_448 and tokens <= 576:  # more take clusters of 16, which a GPU may refuse
+        assert solvers == ["tridiag"] * images
+    assert ((steps >= 1) & (steps <= tokens)).all()
+    assert_tridiag_agrees(x, min(tokens, 16))
+
+
+@pytest.mark.parametrize(
+    "x", [gaussian(769, 80), gaussian(60, 80, dtype=torch.float64)], ids=["769 tokens", "float64"]
+)
+def test_elsewhere_eigh_stands_in(x):
+    assert ran(x)[0] == ["eigh"]
+    out = svdprune.prune(x.cuda(), 8, solver="tridiag")
+    assert_same_bits(out, svdprune.prune(x.cuda(), 8, solver="eigh"))
+
+
+def test_without_clusters_eigh_stands_in():
+    if has_clusters():
+        pytest.skip("this GPU has clusters of blocks")
+    assert ran(gaussian(60, 80))[0] == ["eigh"]
+
+
+def test_few_directions_end_the_reduction_early():
+    if not has_clusters():
+        pytest.skip("no clusters of blocks: the GPU is older than sm_90")
+    _, steps = ran(torch.stack([photograph(), gaussian(576, 1024)]))
+    assert steps[0] < 200
+    assert steps[1] == 576
+
+
+@pytest.mark.parametrize("exponent", [-140, -100, -64, -39, 39, 59, 64, 120])
+def test_every_scale(exponent):
+    x = torch.ldexp(gaussian(2, 90, 120), torch.tensor(exponent))
+    assert_tridiag_agrees(x, 6)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.eye(200, 256),
+        orthonormal(300, 100).mT.float().contiguous(),
+        torch.eye(40).repeat_interleave(4, dim=0),
+    ],
+    ids=["unit vectors", "orthonormal", "duplicated units"],
+)
+def test_multiple_eigenvalues(x):
+    assert_tridiag_agrees(x, 9, variance=0.5)
+
+
+def test_calls_give_the_same_bits_while_the_device_is_busy():
+    x = with_spectrum(576, 1024, power_law(576, 1.5)).cuda()
+    expected = svdprune.prune(x, 32, solver="tridiag")
+    streams = [torch.cuda.Stream() for _ in range(4)]
+    for _ in range(5):
+        results = []
+        for stream in streams:
+            with torch.cuda.stream(stream):
+                results.append(svdprune.prune(x, 32, solver="tridiag"))
+        torch.cuda.synchronize()
+        for got in results:
+            assert_same_bits(got, expected)

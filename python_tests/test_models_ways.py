@@ -1,0 +1,41 @@
+"""Every way to run a pruned model does what the README's table of them says."""
+
+from pathlib import Path
+
+import pytest
+import ways
+from tiny_configs import TINY
+
+from svdprune_ext.models.compatibility import KINDS, NOT_UNPATCHED, UNTESTED, WAYS, WORKS, rewritten
+
+CASES = [
+    pytest.param(way.name, kind, id=f"{way.name}-{kind}")
+    for kind in KINDS
+    for way in WAYS
+    if getattr(way, kind) != UNTESTED and way.name != "aoti_package"  # test_models_export.py
+]
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {kind: TINY[KINDS[kind].tested].build() for kind in KINDS}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_the_table_is_true(models, name, kind):
+    run, model = getattr(ways, f"run_{name}"), models[kind]
+    answer = next(getattr(way, kind) for way in WAYS if way.name == name)
+    if answer == WORKS:
+        run(model)
+    elif answer == NOT_UNPATCHED:
+        with pytest.raises(Exception):  # noqa: B017, PT011  (whatever transformers or torch raise)
+            run(model, pruned=False)
+    else:
+        with pytest.raises(ValueError, match=answer):
+            run(model)
+
+
+def test_the_readme_shows_the_tables():
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert rewritten(readme) == readme

@@ -1,0 +1,166 @@
+"""The arithmetic of the kernel eig_select, element by element on the CPU, against NumPy."""
+
+import ctypes
+import os
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.ctypeslib import ndpointer
+
+SOURCE = Path(__file__).resolve().parent / "emulation" / "arithmetic.cpp"
+DOUBLES = ndpointer(np.float64, flags="C")
+INT, DOUBLE = ctypes.c_int, ctypes.c_double
+
+
+@pytest.fixture(scope="module")
+def arithmetic(tmp_path_factory):
+    library = tmp_path_factory.mktemp("arithmetic") / "arithmetic.so"
+    compiler = os.environ.get("CXX", "c++")
+    subprocess.run(
+        [compiler, "-std=c++20", "-O1", "-fPIC", "-shared", SOURCE, "-o", library], check=True
+    )
+    loaded = ctypes.CDLL(str(library))
+    for name, result, arguments in (
+        (
+            "householder_reduce",
+            None,
+            (INT, ndpointer(np.float32, flags="C"), DOUBLES, DOUBLES),
+        ),
+        ("householder_reflect", None, (INT, DOUBLES, DOUBLES, DOUBLES, DOUBLES)),
+        ("sturm_above", INT, (INT, DOUBLES, DOUBLES, DOUBLE)),
+        ("twisted", None, (INT, DOUBLES, DOUBLES, DOUBLE, DOUBLES)),
+        ("ql", INT, (INT, DOUBLES, DOUBLES, DOUBLES, DOUBLE)),
+        ("check_after", INT, (INT, INT, INT)),
+        ("rank_by_variance", INT, (DOUBLES, INT, DOUBLE, DOUBLE)),
+        ("rank_standing_out", INT, (DOUBLES, INT)),
+        ("eigenvalue_bound", DOUBLE, (DOUBLE, DOUBLE, INT)),
+    ):
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+    return loaded
+
+
+def dense(diagonal, coupling):
+    off = coupling[: len(diagonal) - 1]
+    return np.diag(diagonal) + np.diag(off, 1) + np.diag(off, -1)
+
+
+def positive(n, seed=0):
+    """A positive semidefinite matrix of trace 1."""
+    x = np.random.default_rng(seed).normal(size=(n, n + 5))
+    a = x @ x.T
+    return a / np.trace(a)
+
+
+def matrices():
+    """Tridiagonal ones with entries of at most 1: diagonal and coupling."""
+    rng = np.random.default_rng(0)
+    yield "random", rng.uniform(0, 0.6, 50), rng.uniform(-0.2, 0.2, 50)
+    yield "graded", 10.0 ** -np.arange(30), 10.0 ** -(np.arange(30) + 0.5)
+    yield "wilkinson", np.abs(np.arange(21) - 10.0) / 12, np.full(21, 1 / 12)
+    yield "laplace", np.full(300, 0.5), np.full(300, -0.25)
+    yield "split", np.arange(12) / 12, np.array([1.0, 0, 2, 0, 0, 1, 1, 0, 3, 1, 1, 9]) / 24
+    yield "decoupled", np.full(200, 0.5), np.full(200, 1e-30)
+    yield "one", np.array([0.3]), np.array([0.7])
+    yield "zero", np.zeros(40), np.zeros(40)
+    yield "identity", np.full(9, 1 / 9), np.zeros(9)
+
+
+every_matrix = pytest.mark.parametrize(
+    ("diagonal", "coupling"), [pytest.param(d, c, id=name) for name, d, c in matrices()]
+)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 40])
+def test_the_reduction_keeps_the_eigenvalues(arithmetic, n):
+    a = positive(n).astype(np.float32)
+    expected = np.linalg.eigvalsh(a.astype(np.float64))
+    diagonal, coupling = np.zeros(n), np.zeros(n)
+    arithmetic.householder_reduce(n, np.ascontiguousarray(a), diagonal, coupling)
+    assert coupling[-1] == 0
+    assert np.abs(np.linalg.eigvalsh(dense(diagonal, coupling)) - expected).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "x", [[3.0, 4.0], [-3.0, 4.0, 1.0], [0.0, 1.0], [2.0, 0.0, 0.0], [5.0], [1e-12, 1e-13, 2e-13]]
+)
+def test_a_reflection_leaves_the_first_entry_alone(arithmetic, x):
+    x = np.array(x)
+    v, tau, beta = np.zeros(len(x)), np.zeros(1), np.zeros(1)
+    arithmetic.householder_reflect(len(x), x, v, tau, beta)
+    reflected = x - tau[0] * (v @ x) * v
+    size = np.linalg.norm(x)
+    assert abs(abs(beta[0]) - size) < 1e-15 * size
+    assert np.abs(reflected - beta[0] * np.eye(len(x))[0]).max() < 1e-6 * size
+    assert tau[0] * (v @ v) == pytest.approx(2 if np.any(x[1:]) else 0, rel=1e-6)
+
+
+@every_matrix
+def test_sturm_counts(arithmetic, diagonal, coupling):
+    exact = np.linalg.eigvalsh(dense(diagonal, coupling))
+    rng = np.random.default_rng(1)
+    for x in np.concatenate([rng.uniform(-0.01, 1.01, 50), exact - 1e-9, exact + 1e-9]):
+        if np.abs(exact - x).min() < 1e-14:
+            continue
+        above = arithmetic.sturm_above(len(diagonal), diagonal, coupling, x)
+        assert above == (exact > x).sum()
+
+
+@every_matrix
+def test_twisted_vectors(arithmetic, diagonal, coupling):
+    t = dense(diagonal, coupling)
+    values = np.linalg.eigvalsh(t)
+    vectors = np.zeros((len(t), len(t)))
+    for j, value in enumerate(values):
+        arithmetic.twisted(len(t), diagonal, coupling, value, vectors[j])
+    assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-12
+    assert np.abs(vectors @ t - values[:, None] * vectors).max() < 1e-13
+    for j in np.flatnonzero(np.diff(values) > 1e-3):
+        assert abs(vectors[j] @ vectors[j + 1]) < 1e-10
+
+
+@every_matrix
+def test_ql_vectors_are_orthogonal_whatever_the_spectrum(arithmetic, diagonal, coupling):
+    t = dense(diagonal, coupling)
+    m = len(t)
+    values, off, vectors = diagonal.copy(), coupling.copy(), np.zeros((m, m))
+    assert 0 <= arithmetic.ql(m, values, off, vectors, 2e-16 * np.abs(t).max()) <= 3 * m
+    assert np.abs(vectors.T @ vectors - np.eye(m)).max() < 1e-13 * m
+    assert np.abs(t @ vectors - vectors * values).max() < 1e-14 * m
+    assert np.abs(np.sort(values) - np.linalg.eigvalsh(t)).max() < 1e-14 * m
+
+
+def test_checks_come_at_growing_steps_up_to_half(arithmetic):
+    steps, m = [], 0
+    while m := arithmetic.check_after(m, 576, 0):
+        steps.append(m)
+    assert steps == [16, 24, 36, 54, 81, 121, 181, 271]
+    assert arithmetic.check_after(0, 31, 0) == 0
+    assert arithmetic.check_after(0, 576, 30) == 54  # not before rank + 8
+    assert arithmetic.check_after(0, 60, 30) == 0
+
+
+@pytest.mark.parametrize(
+    ("variance", "total", "rank"),
+    [(0.5, 10.0, 1), (0.9, 10.0, 3), (1.0, 10.0, 4), (0.9, 20.0, 6), (0.61, 10.0, 2)],
+)
+def test_rank_for_variance(arithmetic, variance, total, rank):
+    values = np.array([6.0, 2.0, 1.5, 0.5, -1e-9])
+    assert arithmetic.rank_by_variance(values, 5, variance, total) == rank
+
+
+def test_directions_that_are_rounding_do_not_stand_out(arithmetic):
+    values = np.array([1.0, 1e-3, 1e-5, 7e-6, 0.0])
+    assert [arithmetic.rank_standing_out(values, r) for r in range(6)] == [0, 1, 2, 3, 3, 3]
+    assert arithmetic.rank_standing_out(np.zeros(3), 3) == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("n", [1, 2, 30])
+def test_the_bound_lies_between_the_largest_eigenvalue_and_the_norm(arithmetic, n, seed):
+    a = positive(n, seed)
+    square = (a**2).sum()
+    bound = arithmetic.eigenvalue_bound(np.trace(a), square, n)
+    assert np.linalg.eigvalsh(a)[-1] * (1 - 1e-12) <= bound <= np.sqrt(square) * (1 + 1e-12)

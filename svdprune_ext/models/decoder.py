@@ -1,0 +1,300 @@
+"""The decoder's side: dropped tokens leave the sequence, and the cache's slots are told from positions.
+
+The model and its caller count *positions*, dropped tokens included; the decoder and its cache have *slots*,
+one for each token kept. What the slots of a cache hold is noted on the cache itself (``Layout``), so that
+beams, assisted decoding, later turns and hand-written loops find it there.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from svdprune_ext.models.family import Family
+from svdprune_ext.models.masks import (
+    attention_by_slot,
+    padding_by_slot,
+    padding_of,
+    says_who_sees_whom,
+)
+from svdprune_ext.models.sequence import Layout, Packing, compact_positions
+from svdprune_ext.models.settings import Settings
+from svdprune_ext.models.vision import VisionSide
+
+_LAYOUT = "_svdprune_layout"  # attribute on the key-value cache
+
+
+class DecoderSide:
+    """The hooks on the base model and the decoder of one patched model."""
+
+    def __init__(
+        self, family: Family, settings: Settings, vision: VisionSide, base: nn.Module, decoder: Any
+    ) -> None:
+        self._family, self._settings, self._vision = family, settings, vision
+        self._base: Any = base
+        self._arguments = list(inspect.signature(base.forward).parameters)
+        self._window: int | None = getattr(decoder.config, "sliding_window", None)
+        self._mask: Tensor | None = None  # what the model was called with, [B, positions]
+        self._dropping: tuple[Packing, Layout] | None = None
+
+    def before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Begins a step. On a cache with dropped tokens it says what the model would ask of the cache."""
+        kwargs = {**dict(zip(self._arguments, args, strict=False)), **kwargs}
+        self._vision.begin_step(kwargs.get("input_ids"))
+        mask = kwargs.get("attention_mask")
+        self._mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
+        new = _length(kwargs)
+        layout = noted_layout(kwargs.get("past_key_values"), new)
+        if layout is None or layout.static_mask is not None:
+            return None
+        if mask is None:
+            shown = self._shown(kwargs.get("position_ids"), new, layout)
+            self._mask = layout.index.new_ones(len(layout.index), shown)
+            kwargs["attention_mask"] = self._mask
+        if self._mask is not None:
+            seen = _already_seen(self._mask.shape[1], new, layout)
+            kwargs, new = _without_first(kwargs, seen), new - seen
+        first = self._family.first_position
+        if kwargs.get("position_ids") is None and first is not None:
+            ids = torch.arange(new, device=layout.index.device) + layout.positions + first
+            kwargs["position_ids"] = ids.unsqueeze(0)
+        return (), kwargs
+
+    def _shown(self, ids: Tensor | None, new: int, layout: Layout) -> int:
+        """Number of positions, new ones included, where there is no mask: no row is padded."""
+        if ids is None or new == 1:
+            return layout.positions + new
+        if ids.dim() == 2:
+            last = ids[0, -1] - (self._family.first_position or 0)
+        elif ids.shape[0] == 4:
+            last = ids[0, 0, -1]  # transformers puts the place in the text above the three axes
+        else:
+            last = ids[0, 0, -1] - self._base.rope_deltas[0, 0]
+        return int(last) + 1
+
+    def before_decoder(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Takes the dropped tokens out of whatever the decoder reads by position."""
+        self._dropping = None
+        embeds = kwargs.get("inputs_embeds")
+        if embeds is None:
+            return None
+        layout = noted_layout(kwargs.get("past_key_values"), embeds.shape[1])
+        dropped, most_kept = self._dropped(embeds)
+        self._vision.end_step()
+        if dropped is not None:
+            return args, self._drop(kwargs, layout, dropped, most_kept)
+        if layout is not None:
+            return args, self._go_on(kwargs, layout)
+        return None
+
+    def _dropped(self, embeds: Tensor) -> tuple[Tensor | None, int]:
+        """Which positions were dropped, bool [B, q], or None; and how many the longest row keeps."""
+        rows, new = embeds.shape[:2]
+        if new == 1:
+            return None, 1  # a token that is decoded: no wait for the device
+        dropped = embeds[..., 0].isnan()
+        known = self._vision.dropped
+        if torch.compiler.is_compiling():
+            known = _known_when_compiling(known, rows)
+            alike = dropped.sum(1) == known // rows
+            torch._assert_async(
+                alike.all(),
+                "svdprune_ext: a compiled batch must drop as many tokens of each prompt",
+            )
+            return (dropped if known else None), new - known // rows
+        if rows == 1 and known:
+            return dropped, new - known
+        counts = dropped.sum(1).tolist()
+        return (dropped if any(counts) else None), new - min(counts)
+
+    def _drop(
+        self, kwargs: dict[str, Any], before: Layout | None, dropped: Tensor, most_kept: int
+    ) -> dict[str, Any]:
+        embeds, cache = kwargs["inputs_embeds"], kwargs.get("past_key_values")
+        was_pruned = before is not None
+        if before is None:
+            slots = 0 if cache is None else int(cache.get_seq_length())
+            before = Layout.full(len(embeds), slots, embeds.device)
+        packing = Packing.dropping(dropped, most_kept)
+        after = before.extended(packing)
+        mask = kwargs.get("attention_mask")
+        padding = padding_by_slot(self._padding(mask), after)
+        capacity = _capacity(cache)
+        if capacity is not None:
+            after = after.with_capacity(capacity, padding)
+        by_slot = padding
+        if says_who_sees_whom(mask):
+            if was_pruned:
+                raise ValueError(
+                    f"svdprune_ext: {self._family.model_class} lets images see ahead, which is not supported "
+                    "where a cache holds part of the prompt"
+                )
+            by_slot = attention_by_slot(mask, packing, after, self._window, capacity)
+        self._dropping = packing, after
+        given = kwargs.get("position_ids")
+        new_kwargs = {
+            **kwargs,
+            "inputs_embeds": packing.pack(embeds),
+            "attention_mask": by_slot,
+            "position_ids": self._packed_positions(given, packing, before, padding),
+        }
+        _pack_deepstack(new_kwargs, packing)
+        return new_kwargs
+
+    def _go_on(self, kwargs: dict[str, Any], layout: Layout) -> dict[str, Any]:
+        """A step that drops nothing, on a cache with dropped tokens."""
+        new, device = kwargs["inputs_embeds"].shape[1], layout.index.device
+        steps = torch.arange(new, device=device)
+        if layout.static_mask is None:
+            first: int | Tensor = layout.positions
+            now = layout.grown_to(layout.index.shape[1] + new)
+            mask = padding_by_slot(self._padding(kwargs.get("attention_mask")), now)
+            kept_before = (mask.cumsum(1) - 1).clamp_min(0)[:, -new:]
+        else:
+            slots = kwargs["past_key_values"].get_seq_length()
+            decoded = torch.as_tensor(slots, device=device) - layout.index.shape[1]
+            first = layout.positions + decoded
+            mask = layout.static_mask
+            real = mask[:, : layout.index.shape[1]].sum(1, keepdim=True)
+            kept_before = real + decoded + steps
+        given = kwargs.get("position_ids")
+        ids = (steps + first).unsqueeze(0) if given is None else given[..., -new:]
+        if self._settings.positions == "compact":
+            ids = (
+                ids - layout.dropped if ids.dim() == 2 else kept_before.expand(ids.shape[0], -1, -1)
+            )
+        return {**kwargs, "attention_mask": mask, "position_ids": ids}
+
+    def _padding(self, mask: Any) -> Tensor | None:
+        """[B, positions] from what the decoder was handed, or the model was; None if all count."""
+        if isinstance(mask, Tensor) and mask.dim() == 2:
+            return mask
+        if self._mask is None and says_who_sees_whom(mask):
+            return padding_of(mask)
+        return self._mask
+
+    def _packed_positions(
+        self, given: Tensor | None, packing: Packing, before: Layout, padding: Tensor
+    ) -> Tensor | None:
+        """Position ids of the slots: renumbered, or those that the caller gave or would have."""
+        rows, new = packing.kept.shape
+        compact = self._settings.positions == "compact"
+        if given is None and compact and before.positions == 0:
+            return None  # the decoder counts slots
+        if given is None:
+            given = torch.arange(new, device=packing.index.device).unsqueeze(0) + before.positions
+        if given.dim() == 2:
+            given = given.expand(rows, -1)
+            if compact:
+                return compact_positions(given, packing, before.dropped)
+            return given.gather(1, packing.index)
+        if compact:  # M-RoPE: the grid goes, and all axes count the slots
+            counted = (padding.cumsum(1) - 1).clamp_min(0)[:, -packing.index.shape[1] :]
+            return counted.expand(given.shape[0], -1, -1)
+        given = given.expand(-1, rows, -1)
+        return given.gather(2, packing.index.expand(given.shape[0], -1, -1))
+
+    def after_decoder(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> Any:
+        """Gives every position a hidden state again, and notes the layout on the cache."""
+        dropping, self._dropping, self._mask = self._dropping, None, None
+        if dropping is None:
+            return None
+        packing, layout = dropping
+        is_tuple = isinstance(output, tuple)
+        cache = kwargs.get("past_key_values")
+        if cache is None and not is_tuple:
+            cache = output.past_key_values
+        if cache is not None and not torch.compiler.is_exporting():
+            setattr(cache, _LAYOUT, layout)
+        if is_tuple:
+            return (packing.unpack(output[0]), *output[1:])
+        output.last_hidden_state = packing.unpack(output.last_hidden_state)
+        return output
+
+
+def noted_layout(cache: Any, new: int) -> Layout | None:
+    """The layout noted on a cache, grown to its present length; None if nothing was dropped.
+
+    Args:
+        cache: The key-value cache, or None.
+        new: Number of positions that are to be added.
+    """
+    noted: Layout | None = getattr(cache, _LAYOUT, None)
+    if noted is None or (noted.static_mask is not None and new == 1):
+        return noted
+    slots = int(cache.get_seq_length())
+    if slots == 0:
+        return None  # it was reset
+    if noted.static_mask is not None:
+        raise ValueError(
+            f"svdprune_ext: a static cache that holds a pruned prompt takes one token at a time, got {new}"
+        )
+    if slots < noted.index.shape[1]:
+        return noted.cropped_to(slots)
+    return noted.grown_to(slots)
+
+
+def _already_seen(shown: int, new: int, layout: Layout) -> int:
+    """How many of the ``new`` leading positions the cache holds already.
+
+    ``generate`` with a kept cache skips as many ids as the cache has slots, which is less than the number
+    of positions they stand for; it then shows the last ones again.
+    """
+    repeated = layout.positions + new - shown
+    slots_missing = layout.positions - layout.index.shape[1]
+    if repeated not in (0, slots_missing) or repeated >= new:
+        raise ValueError(
+            f"svdprune_ext: attention_mask or position_ids must cover the {layout.positions} positions seen "
+            f"so far and the {new} new ones, {layout.positions + new} in all, got {shown}"
+        )
+    return repeated
+
+
+def _length(kwargs: dict[str, Any]) -> int:
+    ids = kwargs.get("input_ids")
+    length: int = (kwargs["inputs_embeds"] if ids is None else ids).shape[1]
+    return length
+
+
+def _without_first(kwargs: dict[str, Any], count: int) -> dict[str, Any]:
+    """The arguments of the base model without the first positions."""
+    if count == 0:
+        return kwargs
+    kwargs = dict(kwargs)
+    for name in ("input_ids", "position_ids", "token_type_ids", "mm_token_type_ids"):
+        if kwargs.get(name) is not None:
+            kwargs[name] = kwargs[name][..., count:]
+    if kwargs.get("inputs_embeds") is not None:
+        kwargs["inputs_embeds"] = kwargs["inputs_embeds"][:, count:]
+    return kwargs
+
+
+def _known_when_compiling(dropped: int | None, rows: int) -> int:
+    if dropped is None or dropped % rows:
+        raise ValueError(
+            "svdprune_ext: where a prompt is compiled, keep must be a number or a share for each image, "
+            "coverage None, and all prompts of a batch must have as many images of the same size"
+        )
+    return dropped
+
+
+def _capacity(cache: Any) -> int | None:
+    """Number of slots of a static cache; None for one that grows."""
+    return int(cache.get_max_length()) if getattr(cache, "is_compileable", False) else None
+
+
+def _pack_deepstack(kwargs: dict[str, Any], packing: Packing) -> None:
+    """Qwen3-VL adds features of its own to the vision tokens of the first layers."""
+    vision = kwargs.get("visual_pos_masks")
+    if vision is None:
+        return
+    kept = packing.kept[vision]
+    kwargs["visual_pos_masks"] = vision.gather(1, packing.index) & packing.valid
+    kwargs["deepstack_visual_embeds"] = [rows[kept] for rows in kwargs["deepstack_visual_embeds"]]

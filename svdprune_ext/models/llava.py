@@ -1,0 +1,17 @@
+"""LLaVA-1.5 and VipLLaVA: one square grid of tokens for each image."""
+
+from svdprune_ext.models.family import Family, images_of_equal_size
+
+LLAVA = Family(
+    model_class="LlavaForConditionalGeneration",
+    projector=lambda base: base.multi_modal_projector,
+    image_grid=images_of_equal_size,
+    row_by_row=True,
+)
+
+VIP_LLAVA = Family(
+    model_class="VipLlavaForConditionalGeneration",
+    projector=lambda base: base.multi_modal_projector,
+    image_grid=images_of_equal_size,
+    row_by_row=True,
+)

@@ -1,0 +1,157 @@
+"""Which vision tokens of a call of the encoder are kept.
+
+Note [scored groups and budgets]
+Tiles make up images, images make up prompts. ``scope`` says over which of these one SVD runs, ``per`` which
+of these has a budget of its own. Tokens compete within a *unit*, the smaller of the two. Where a budget
+spans several units, it is shared among them in proportion to their ranks; their scores are not
+compared, as each sums to its own rank.
+
+Everything but such a sharing stays on the device, with no wait for it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from svdprune_ext.models.settings import LEVELS, Settings
+from svdprune_ext.ops import leverage_scores, prune_varlen
+
+
+@dataclass
+class Choice:
+    """Which of T tokens are kept.
+
+    Attributes:
+        kept: Whether each token is, bool [T].
+        scores: Leverage of each [T].
+        rank: Number of leading directions of each scored group, int32.
+        total: Number of tokens kept; None where only the device knows.
+    """
+
+    kept: Tensor
+    scores: Tensor
+    rank: Tensor
+    total: int | None
+
+
+def choose(
+    features: Tensor, tiles: list[list[int]], images_of_prompts: list[int] | None, s: Settings
+) -> Choice:
+    """Scores the tokens and keeps as many of each unit as the budget says; see the note above.
+
+    Args:
+        features: [T, D].
+        tiles: Number of tokens of each tile of each image.
+        images_of_prompts: Number of images of each prompt; None takes all images for one prompt's.
+        s: The arguments of ``apply``.
+    """
+    sizes = _sizes(tiles, images_of_prompts)
+    scores, rank = _score(features, sizes[s.scope], s)
+    unit = min(s.scope, s.per, key=LEVELS.index)
+    if unit == s.per:
+        counts = [_count(s.keep, n) for n in sizes[unit]]
+    else:
+        counts = _share(s.keep, sizes[s.per], sizes[unit], rank.tolist())
+    kept = _highest(scores, sizes[unit], counts, s.coverage)
+    return Choice(kept, scores, rank, sum(counts) if s.counts_are_fixed else None)
+
+
+def _sizes(tiles: list[list[int]], images_of_prompts: list[int] | None) -> dict[str, list[int]]:
+    """Number of tokens of each tile, image and prompt."""
+    images = [sum(image) for image in tiles]
+    prompts, first = [], 0
+    for count in images_of_prompts if images_of_prompts is not None else [len(images)]:
+        prompts.append(sum(images[first : first + count]))
+        first += count
+    return {"tile": [n for image in tiles for n in image], "image": images, "prompt": prompts}
+
+
+def _score(features: Tensor, lengths: list[int], s: Settings) -> tuple[Tensor, Tensor]:
+    """Leverage [T], each group by itself, and rank [groups]."""
+    options: dict[str, Any] = {"variance": s.variance, "center": s.center, "solver": s.solver}
+    longest, width = max(lengths), features.shape[-1]
+    if min(lengths) == longest:
+        rank = None if s.rank is None else min(s.rank, longest, width)
+        groups = features.unflatten(0, (len(lengths), longest))
+        scores, ranks = leverage_scores(groups, rank=rank, **options)
+        return scores.flatten(), ranks
+    rank = None if s.rank is None else min(s.rank, width)
+    ends = _repeated([0, *lengths], [1] * (len(lengths) + 1), features.device).cumsum(0)
+    none_kept = torch.zeros_like(ends)
+    pruned = prune_varlen(
+        features, ends, none_kept, total_keep=0, max_seqlen=longest, rank=rank, **options
+    )
+    return pruned.scores, pruned.rank
+
+
+def _count(keep: int | float, tokens: int) -> int:
+    if isinstance(keep, int):
+        return min(keep, tokens)
+    # 0.1 of 30 tokens are 3, although 0.1 * 30 > 3 in floating point.
+    return min(max(1, math.ceil(keep * tokens - 1e-9)), tokens)
+
+
+def _share(keep: int | float, budgets: list[int], units: list[int], ranks: list[int]) -> list[int]:
+    """Shares each budget among its units: by rank, by largest remainder, none beyond its tokens."""
+    counts, first = [], 0
+    for tokens in budgets:
+        last = first
+        while sum(units[first:last]) < tokens:
+            last += 1
+        counts += _apportion(_count(keep, tokens), units[first:last], ranks[first:last])
+        first = last
+    return counts
+
+
+def _apportion(total: int, limits: list[int], weights: list[int]) -> list[int]:
+    counts = [0] * len(limits)
+    open_ = [i for i, limit in enumerate(limits) if limit > 0]
+    while open_:
+        weight = sum(max(weights[i], 1) for i in open_)
+        quotas = {i: total * max(weights[i], 1) / weight for i in open_}
+        full = [i for i in open_ if quotas[i] >= limits[i]]
+        if not full:
+            break
+        for i in full:
+            counts[i] = limits[i]
+            total -= limits[i]
+        open_ = [i for i in open_ if i not in full]
+    for i in open_:
+        counts[i] = int(quotas[i])
+    left = total - sum(counts[i] for i in open_)
+    for i in sorted(open_, key=lambda i: (counts[i] - quotas[i], i))[:left]:
+        counts[i] += 1
+    return counts
+
+
+def _highest(
+    scores: Tensor, lengths: list[int], counts: list[int], coverage: float | None
+) -> Tensor:
+    """Bool [T]: the tokens of highest score of each unit; of equal ones, the first."""
+    tokens, device = scores.shape[0], scores.device
+    unit_of = _repeated(list(range(len(lengths))), lengths, device)
+    order = scores.argsort(descending=True, stable=True)
+    order = order[unit_of[order].argsort(stable=True)]  # by unit, then by falling score
+
+    starts = [sum(lengths[:unit]) for unit in range(len(lengths))]
+    place = torch.arange(tokens, device=device) - _repeated(starts, lengths, device)
+    wanted = place < _repeated(counts, lengths, device)
+    if coverage is not None:
+        mass = scores[order].double()
+        before = mass.cumsum(0) - mass
+        total = mass.new_zeros(len(lengths)).index_add(0, unit_of, mass)
+        first = (total.cumsum(0) - total)[unit_of]
+        wanted &= before - first < coverage * total[unit_of]
+    return torch.zeros(tokens, dtype=torch.bool, device=device).scatter(0, order, wanted)
+
+
+def _repeated(values: list[int], times: list[int], device: torch.device) -> Tensor:
+    """Each value so many times, int64. Filled on the device: a copy from the host would wait for it."""
+    return torch.cat(
+        [torch.full((n,), v, device=device) for v, n in zip(values, times, strict=True)]
+    )

@@ -1,0 +1,64 @@
+"""The arguments of ``apply``, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+LEVELS = ("tile", "image", "prompt")  # each is made of the ones before it
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The arguments of ``apply``, under the same names.
+
+    Raises:
+        ValueError: One is out of its range.
+    """
+
+    keep: int | float
+    coverage: float | None
+    per: str
+    scope: str
+    features: str
+    variance: float
+    rank: int | None
+    center: bool
+    solver: str
+    positions: str
+
+    def __post_init__(self) -> None:
+        counts = _is_int(self.keep) and self.keep >= 1
+        shares = isinstance(self.keep, float) and 0 < self.keep <= 1
+        _check("keep", counts or shares, "an int >= 1 or a float in (0, 1]", self.keep)
+        covers = self.coverage is None or 0 < self.coverage <= 1
+        _check("coverage", covers, "None or in (0, 1]", self.coverage)
+        _check("per", self.per in LEVELS, f"one of {', '.join(LEVELS)}", self.per)
+        _check("scope", self.scope in LEVELS, f"one of {', '.join(LEVELS)}", self.scope)
+        wheres = ("encoder", "projector")
+        _check("features", self.features in wheres, f"one of {', '.join(wheres)}", self.features)
+        _check("variance", 0 < self.variance <= 1, "in (0, 1]", self.variance)
+        rank_fits = self.rank is None or (_is_int(self.rank) and self.rank >= 1)
+        _check("rank", rank_fits, "None or an int >= 1", self.rank)
+        solvers = ("auto", "tridiag", "eigh", "purify")
+        _check("solver", self.solver in solvers, f"one of {', '.join(solvers)}", self.solver)
+        numberings = ("compact", "original")
+        _check(
+            "positions",
+            self.positions in numberings,
+            f"None or one of {', '.join(numberings)}",
+            self.positions,
+        )
+
+    @property
+    def counts_are_fixed(self) -> bool:
+        """Whether how many tokens are kept follows from their number alone."""
+        return self.coverage is None and LEVELS.index(self.per) <= LEVELS.index(self.scope)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _check(name: str, right: bool, expected: str, got: object) -> None:
+    if not right:
+        raise ValueError(f"apply: {name} must be {expected}, got {got!r}")
