@@ -24,7 +24,7 @@ PROMPTS = ((1, "image", 2, "image", 4), (4, "image", 3), (6,))
 KEEP = 5
 WITH_CLS = ("Llava", "VipLlava", "LlavaNext")
 WITHOUT_CLS = ("LlavaOnevision", "PaliGemma", "Gemma3")
-ROW_BY_ROW = (*WITH_CLS, "InternVL")
+ROW_BY_ROW = (*WITH_CLS, "PaliGemma", "InternVL")
 # All methods on one family of each kind, and those that ask something of the family on the others.
 CASES = [
     (family, name)
