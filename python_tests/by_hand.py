@@ -35,19 +35,20 @@ def vision_inputs(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def scored_features(model, inputs) -> list[tuple[Tensor, Tensor]]:
+def scored_features(model, inputs, values: Tensor | None = None) -> list[tuple[Tensor, Tensor]]:
     """Of each image: the features of its tokens [n, D], and their places among its rows [n].
 
     A token's features are those of the projector's output row that it equals; a row that equals none is a
-    separator.
+    separator. ``values`` stand in for the encoder's features.
     """
     tiny, calls = tiny_of(model), []
     vision = vision_inputs(inputs)
     with recorded(tiny.projector(model), calls):
         rows = model.get_image_features(**vision, return_dict=True).pooler_output
+    encoded = calls[0]["args"][0] if values is None else values
     if tiny.scored is not None:
-        return tiny.scored(model, calls[0]["args"][0], vision)
-    features = tiny.features(model, calls[0]["args"][0], vision)
+        return tiny.scored(model, encoded, vision)
+    features = tiny.features(model, encoded, vision)
     projected = calls[0]["output"].flatten(0, -2)
     rows = torch.cat([image.flatten(0, -2) for image in rows])
     result = []
@@ -77,11 +78,10 @@ def kept_of_images(model, inputs, keep: int) -> list[Tensor]:
     return kept
 
 
-def kept_positions(model, inputs, keep: int) -> list[Tensor]:
-    """For each row of the batch, the unpadded positions that remain."""
-    images = []
+def kept_positions(model, inputs, keep: int, images: list[Tensor] | None = None) -> list[Tensor]:
+    """For each row of the batch, the unpadded positions that remain: of each image, its rows ``images``."""
     if any(name.startswith("pixel_values") for name in inputs):
-        images = kept_of_images(model, inputs, keep)
+        images = kept_of_images(model, inputs, keep) if images is None else images
         sizes = sizes_of_images(model, inputs)
     rows, image = [], 0
     for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True):

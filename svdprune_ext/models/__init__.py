@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
 from torch import nn
 
+from svdprune_ext.methods import get
 from svdprune_ext.models.decoder import DecoderSide
 from svdprune_ext.models.families import family_of, supported_models
+from svdprune_ext.models.family import Family
 from svdprune_ext.models.settings import Settings
+from svdprune_ext.models.tower import TowerAttention
 from svdprune_ext.models.vision import Selection, VisionSide
 
 __all__ = ["Handle", "Selection", "apply", "supported_models"]
@@ -62,6 +65,8 @@ def apply(
     model: Any,
     keep: int | float = 32,
     *,
+    method: str = "svd",
+    options: Mapping[str, Any] | None = None,
     coverage: float | None = None,
     per: str = "image",
     scope: str = "image",
@@ -72,7 +77,7 @@ def apply(
     solver: str = "auto",
     positions: str | None = None,
 ) -> Handle:
-    """Makes a VLM prune the vision tokens of each image to those of highest leverage.
+    """Makes a VLM prune the vision tokens of each image to those of highest leverage, or by another method.
 
     The prompt, the processor and ``generate`` stay as they are: logits and the last hidden state keep one
     row for each input token, where the row of a dropped token repeats the one before it.
@@ -85,6 +90,12 @@ def apply(
         model: A model of one of ``supported_models()``.
         keep: The budget: an int is a number of tokens, a float in (0, 1] a share of them, rounded up. What
             has no more tokens than its budget keeps them all.
+        method: One of ``svdprune_ext.methods.available()``: "svd", or a method that it is compared with.
+            Those take ``keep``, ``features``, ``positions``, and the same ``per`` and ``scope``; they choose
+            within each group by itself. One that goes by attention takes it from the vision tower, at the
+            layer of the features; one that merges takes the features for the projector, so it needs a
+            projector that maps row by row, or merges behind it with ``features="projector"``.
+        options: The method's own options, by name; none for "svd", whose are arguments here.
         coverage: Keep the fewest tokens that hold this share of the leverage, in (0, 1], and no more than
             ``keep``. None keeps as many as ``keep`` says.
         per: What has a budget of its own: each "tile", "image" or "prompt". A budget that spans several
@@ -114,6 +125,8 @@ def apply(
     if model in _patched:
         raise ValueError("apply: model is patched already; call remove() on its handle first")
     settings = Settings(
+        method=method,
+        options={} if options is None else options,
         keep=keep,
         coverage=coverage,
         per=per,
@@ -126,7 +139,7 @@ def apply(
         positions=family.positions if positions is None else positions,
     )
     base, decoder = model.base_model, model.get_decoder()
-    vision = VisionSide(family, base, settings)
+    vision = VisionSide(family, base, settings, _tower_attention(family, base, settings))
     side = DecoderSide(family, settings, vision, base, decoder)
     removers = [
         *vision.install(model),
@@ -136,3 +149,21 @@ def apply(
     ]
     _patched.add(model)
     return Handle(model, settings, vision, removers)
+
+
+def _tower_attention(family: Family, base: Any, settings: Settings) -> TowerAttention | None:
+    """What catches the attention that the method goes by; None if it goes by none."""
+    method = get(settings.method)
+    if method.attention is not None and family.tower is None:
+        raise ValueError(
+            f"apply: method must be one that does without the vision tower's attention, which is not "
+            f"available for {family.model_class}, got {method.name!r}"
+        )
+    if method.merges and not family.row_by_row and settings.features == "encoder":
+        raise ValueError(
+            f"apply: features must be 'projector' for {method.name}, which merges, with "
+            f"{family.model_class}, whose projector does not map row by row, got 'encoder'"
+        )
+    if method.attention is None or family.tower is None:
+        return None
+    return TowerAttention(base, family.tower(base), only_cls=method.attention == "cls")

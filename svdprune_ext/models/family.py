@@ -56,6 +56,8 @@ class Family:
             first argument is the encoder's features.
         image_grid: Their tokens, for a call of ``get_image_features``.
         video_grid: The same for ``get_video_features``; None if the family has none.
+        tower: The vision tower, where its patches are the rows of the projector's input; None where they are
+            not. Methods that go by its attention need it.
         row_by_row: Whether the projector maps each row of its input by itself. It then runs on kept tokens
             only, unless they are scored behind it.
         positions: Default of ``apply``'s argument.
@@ -67,6 +69,7 @@ class Family:
     projector: Callable[[Any], nn.Module]
     image_grid: ToGrid
     video_grid: ToGrid | None = None
+    tower: Callable[[Any], nn.Module] | None = None
     row_by_row: bool = False
     positions: str = "compact"
     first_position: int | None = None

@@ -22,5 +22,6 @@ def _image_grid(base: Any, features: Tensor, call: Call) -> Grid:
 GEMMA3 = Family(
     model_class="Gemma3ForConditionalGeneration",
     projector=lambda base: base.multi_modal_projector,
+    tower=lambda base: base.vision_tower,
     image_grid=_image_grid,
 )

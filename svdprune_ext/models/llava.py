@@ -5,6 +5,7 @@ from svdprune_ext.models.family import Family, images_of_equal_size
 LLAVA = Family(
     model_class="LlavaForConditionalGeneration",
     projector=lambda base: base.multi_modal_projector,
+    tower=lambda base: base.vision_tower,
     image_grid=images_of_equal_size,
     row_by_row=True,
 )
@@ -12,6 +13,7 @@ LLAVA = Family(
 VIP_LLAVA = Family(
     model_class="VipLlavaForConditionalGeneration",
     projector=lambda base: base.multi_modal_projector,
+    tower=lambda base: base.vision_tower,
     image_grid=images_of_equal_size,
     row_by_row=True,
 )

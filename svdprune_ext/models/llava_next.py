@@ -51,6 +51,7 @@ def _image_grid(base: Any, features: Tensor, call: Call) -> Grid:
 LLAVA_NEXT = Family(
     model_class="LlavaNextForConditionalGeneration",
     projector=lambda base: base.multi_modal_projector,
+    tower=lambda base: base.vision_tower,
     image_grid=_image_grid,
     row_by_row=True,
 )

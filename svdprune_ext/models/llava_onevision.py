@@ -70,6 +70,7 @@ def _video_grid(base: Any, features: Tensor, call: Call) -> Grid:
 LLAVA_ONEVISION = Family(
     model_class="LlavaOnevisionForConditionalGeneration",
     projector=lambda base: base.multi_modal_projector,
+    tower=lambda base: base.vision_tower,
     image_grid=_image_grid,
     video_grid=_video_grid,
 )

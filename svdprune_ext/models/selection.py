@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from svdprune_ext.methods import get
 from svdprune_ext.models.settings import LEVELS, Settings
 from svdprune_ext.ops import leverage_scores, prune_varlen
 
@@ -28,19 +30,25 @@ class Choice:
 
     Attributes:
         kept: Whether each token is, bool [T].
-        scores: Leverage of each [T].
-        rank: Number of leading directions of each scored group, int32.
+        scores: Leverage of each, or the method's score [T]; NaN where the method has none.
+        rank: Number of leading directions of each scored group, int32; 0 where the method has none.
         total: Number of tokens kept; None where only the device knows.
+        tokens: What stands for the kept tokens [total, D], in order, where the method merges.
     """
 
     kept: Tensor
     scores: Tensor
     rank: Tensor
     total: int | None
+    tokens: Tensor | None = None
 
 
 def choose(
-    features: Tensor, tiles: list[list[int]], images_of_prompts: list[int] | None, s: Settings
+    features: Tensor,
+    tiles: list[list[int]],
+    images_of_prompts: list[int] | None,
+    s: Settings,
+    attention: Tensor | None = None,
 ) -> Choice:
     """Scores the tokens and keeps as many of each unit as the budget says; see the note above.
 
@@ -49,8 +57,11 @@ def choose(
         tiles: Number of tokens of each tile of each image.
         images_of_prompts: Number of images of each prompt; None takes all images for one prompt's.
         s: The arguments of ``apply``.
+        attention: What each token is given [T], where the method needs it.
     """
     sizes = _sizes(tiles, images_of_prompts)
+    if s.method != "svd":
+        return _by_method(features, attention, sizes[s.per], s)
     scores, rank = _score(features, sizes[s.scope], s)
     unit = min(s.scope, s.per, key=LEVELS.index)
     if unit == s.per:
@@ -69,6 +80,37 @@ def _sizes(tiles: list[list[int]], images_of_prompts: list[int] | None) -> dict[
         prompts.append(sum(images[first : first + count]))
         first += count
     return {"tile": [n for image in tiles for n in image], "image": images, "prompt": prompts}
+
+
+def _by_method(
+    features: Tensor, attention: Tensor | None, lengths: list[int], s: Settings
+) -> Choice:
+    """What another method than SVD-Prune keeps of each group; neighbours of equal length go side by side."""
+    method, first = get(s.method), 0
+    kept, scores, tokens = [], [], []
+    for n, run in groupby(length for length in lengths if length > 0):
+        groups = len(list(run))
+        part, first = slice(first, first + groups * n), first + groups * n
+        selected = method.select(
+            features[part].unflatten(0, (groups, n)),
+            _count(s.keep, n),
+            attention=None if attention is None else attention[part].unflatten(0, (groups, n)),
+            **s.options,
+        )
+        mask = torch.zeros(groups, n, dtype=torch.bool, device=features.device)
+        kept.append(mask.scatter(1, selected.indices, True).flatten())
+        if selected.scores is not None:
+            scores.append(selected.scores.flatten().float())
+        if selected.tokens is not None:
+            tokens.append(selected.tokens.flatten(0, 1))
+    without = torch.full((len(features),), torch.nan, device=features.device)
+    return Choice(
+        torch.cat(kept) if kept else without.bool(),
+        torch.cat(scores) if scores else without,
+        torch.zeros(len(lengths), dtype=torch.int32, device=features.device),
+        sum(_count(s.keep, n) for n in lengths),
+        torch.cat(tokens) if tokens else None,
+    )
 
 
 def _score(features: Tensor, lengths: list[int], s: Settings) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from svdprune_ext.methods import available, get
 
 LEVELS = ("tile", "image", "prompt")  # each is made of the ones before it
 
@@ -25,8 +29,12 @@ class Settings:
     center: bool
     solver: str
     positions: str
+    method: str = "svd"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        known = self.method in available()
+        _check("method", known, f"one of {', '.join(available())}", self.method)
         counts = _is_int(self.keep) and self.keep >= 1
         shares = isinstance(self.keep, float) and 0 < self.keep <= 1
         _check("keep", counts or shares, "an int >= 1 or a float in (0, 1]", self.keep)
@@ -48,6 +56,32 @@ class Settings:
             f"None or one of {', '.join(numberings)}",
             self.positions,
         )
+
+        self._check_method()
+
+    def _check_method(self) -> None:
+        if self.method == "svd":
+            _check("options", not self.options, "empty for method svd", dict(self.options))
+            return
+        method, only = get(self.method), f"left out for method {self.method}"
+        within = f"within the language model, where {self.method} prunes, which is not supported"
+        _check(
+            "method",
+            method.attention != "decoder",
+            f"one that does not prune {within}",
+            method.name,
+        )
+        for name, default in (
+            ("coverage", None),
+            ("variance", 0.9),
+            ("rank", None),
+            ("center", False),
+            ("solver", "auto"),
+        ):
+            given = getattr(self, name)
+            _check(name, given == default, f"{only}, which takes options", given)
+        _check("scope", self.scope == self.per, f"per, {self.per!r}, for {self.method}", self.scope)
+        method.check_options(dict(self.options))
 
     @property
     def counts_are_fixed(self) -> bool:

@@ -20,8 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from svdprune_ext.models.family import Family, Grid, ToGrid
+from svdprune_ext.models.rows import by_row, indices, with_nan, with_tokens
 from svdprune_ext.models.selection import Choice, choose
 from svdprune_ext.models.settings import Settings
+from svdprune_ext.models.tower import TowerAttention
 
 
 @dataclass
@@ -29,9 +31,10 @@ class Selection:
     """What was kept of the images and videos encoded last; each tuple has an entry for each of them.
 
     Attributes:
-        scores: Leverage of every token [N]; 0 for a separator, such as LLaVA-NeXT's ``image_newline``.
+        scores: Leverage of every token [N], or its score by another method, NaN where that has none; 0 for
+            a separator, such as LLaVA-NeXT's ``image_newline``.
         kept: Whether each token is kept, bool [N].
-        ranks: Number of leading directions, int32: of each scored group, in order.
+        ranks: Number of leading directions, int32: of each scored group, in order; 0 by another method.
     """
 
     scores: tuple[Tensor, ...] = ()
@@ -68,11 +71,18 @@ class VisionSide:
         input_ids: The prompts' [B, L], where they are known ahead of the encoder.
     """
 
-    def __init__(self, family: Family, base: Any, settings: Settings) -> None:
+    def __init__(
+        self,
+        family: Family,
+        base: Any,
+        settings: Settings,
+        attention: TowerAttention | None = None,
+    ) -> None:
         self.last: Selection | None = None
         self.dropped: int | None = 0
         self.input_ids: Tensor | None = None
         self._family, self._base, self._settings = family, base, settings
+        self._attention = attention
         self._encoding: _Encoding | None = None
         self._next_is_new = True
         self._of_prompts = "prompt" in (settings.scope, settings.per)
@@ -92,6 +102,8 @@ class VisionSide:
             projector.register_forward_hook(self.after_projector).remove,
             self._wrap("get_image_features", self._family.image_grid, "image_token_id"),
         ]
+        if self._attention is not None:
+            removers += self._attention.install()
         if self._family.video_grid is not None:
             video = self._wrap("get_video_features", self._family.video_grid, "video_token_id")
             removers.append(video)
@@ -143,16 +155,20 @@ class VisionSide:
         features, encoding = args[0], self._encoding
         assert encoding is not None
         encoding.grid = encoding.to_grid(self._base, features, encoding.call)
+        if self._attention is not None:
+            given = self._attention.take(encoding.call, features.shape[-2]).to(features.device)
+            by_token = encoding.to_grid(self._base, given.unsqueeze(-1), encoding.call)
+            encoding.attention = by_token.features.mean(-1)
         if self._settings.features == "projector":
             return None
         choice = self._choose(encoding, encoding.grid.features)
         if not self._family.row_by_row or choice.total == choice.kept.shape[0]:
             return None  # with all tokens kept: what the model computes unpatched, bit for bit
-        rows = _indices(choice.kept, choice.total)
+        rows = indices(choice.kept, choice.total)
         if encoding.grid.rows is not None:
             rows = encoding.grid.rows[rows]
         encoding.projected = rows, features.shape
-        kept = features.flatten(0, -2)[rows]
+        kept = features.flatten(0, -2)[rows] if choice.tokens is None else choice.tokens
         return (kept.view(*(1,) * (features.dim() - 2), *kept.shape), *args[1:])
 
     def after_projector(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
@@ -172,7 +188,9 @@ class VisionSide:
             placeholders = (self.input_ids == encoding.placeholder).sum(1).tolist()
             prompts = _images_of_prompts(encoding.grid.rows_of_images(), placeholders)
         assert encoding.grid is not None
-        encoding.choice = choose(features, encoding.grid.tiles, prompts, self._settings)
+        attention = encoding.attention
+        attention = None if attention is None else attention.to(features.device)
+        encoding.choice = choose(features, encoding.grid.tiles, prompts, self._settings, attention)
         return encoding.choice
 
     def _mark(self, output: Any, encoding: _Encoding) -> None:
@@ -187,16 +205,18 @@ class VisionSide:
             self._choose(encoding, features)
         choice = encoding.choice
         assert choice is not None
-        kept, scores = _by_row(grid, choice)
+        kept, scores = by_row(grid, choice)
         self._note(choice, grid, kept, scores)
         if choice.total == choice.kept.shape[0]:
             return
+        if choice.tokens is not None and self._settings.features == "projector":
+            rows = with_tokens(rows, grid, choice)
         if isinstance(rows, Tensor):
-            output.pooler_output = _with_nan(rows, kept)
+            output.pooler_output = with_nan(rows, kept)
         else:
             parts = kept.split([image.shape[:-1].numel() for image in rows])
             output.pooler_output = [
-                _with_nan(image, part) for image, part in zip(rows, parts, strict=True)
+                with_nan(image, part) for image, part in zip(rows, parts, strict=True)
             ]
 
     def _note(self, choice: Choice, grid: Grid, kept: Tensor, scores: Tensor) -> None:
@@ -225,36 +245,10 @@ class _Encoding:
     placeholder: int
     grid: Grid | None = None
     choice: Choice | None = None
+    attention: Tensor | None = None  # of each token [T], where the method needs it
     projected: tuple[Tensor, torch.Size] | None = (
         None  # rows that the projector ran on, of which shape
     )
-
-
-def _indices(kept: Tensor, total: int | None) -> Tensor:
-    """Where bool [T] is true, ascending; without a wait for the device where the number is known."""
-    if total is None:
-        return kept.nonzero().squeeze(-1)
-    return (~kept).to(torch.uint8).argsort(stable=True)[:total]
-
-
-def _by_row(grid: Grid, choice: Choice) -> tuple[Tensor, Tensor]:
-    """Kept and scores of the rows that ``get_image_features`` returns, separators included."""
-    if grid.places is None:
-        return choice.kept, choice.scores
-    sizes = grid.rows_of_images()
-    scores = choice.scores.new_zeros(sum(sizes)).scatter(0, grid.places, choice.scores)
-    dropped = choice.kept.new_zeros(sum(sizes)).scatter(0, grid.places, ~choice.kept)
-    separators = choice.kept.new_ones(sum(sizes)).scatter(0, grid.places, False)
-    gone = [
-        rows | rows_s & rows.any()
-        for rows, rows_s in zip(dropped.split(sizes), separators.split(sizes), strict=True)
-    ]
-    return ~torch.cat(gone), scores
-
-
-def _with_nan(rows: Tensor, kept: Tensor) -> Tensor:
-    mask = kept.view(*rows.shape[:-1], 1).to(rows.device)
-    return torch.where(mask, rows, float("nan"))
 
 
 def _images_of_prompts(rows_of_images: list[int], placeholders: list[int]) -> list[int]:
