@@ -54,7 +54,9 @@ def _image_grid(base: Any, features: Tensor, call: Call) -> Grid:
 
 
 def _video_grid(base: Any, features: Tensor, call: Call) -> Grid:
-    videos, frames = call["pixel_values_videos"].shape[:2]
+    # transformers 5.17 calls the argument as that of images.
+    pixels = call["pixel_values_videos"] if "pixel_values_videos" in call else call["pixel_values"]
+    videos, frames = pixels.shape[:2]
     tokens = base.apply_pooling(features)
     per_frame = tokens.shape[1]
     rows = frames * per_frame + 1
