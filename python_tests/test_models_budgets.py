@@ -192,10 +192,12 @@ def test_a_video_keeps_so_many_tokens_a_frame(name):
             model(**inputs)
         generated = model.generate(**inputs, max_new_tokens=3, do_sample=False)
         plain = model.generate(**inputs, max_new_tokens=3, do_sample=False, use_cache=False)
-    assert handle.last.num_tokens == (placeholders,)
+    assert handle.last.num_kept == (6,)
     frames = handle.last.kept[0][:12].view(3, 4).sum(1)
     assert frames.tolist() == [2, 2, 2]
-    # Six tokens of the video; its newline, if it has one, is gone.
-    assert calls[0]["inputs_embeds"].shape[1] == ids.shape[1] - placeholders + 6
+    # The newline of OneVision's videos is gone; transformers 5.17 adds it later, and it stays.
+    dropped = handle.last.num_tokens[0] - 6
+    assert dropped == 6 + (handle.last.num_tokens[0] == 13)
+    assert calls[0]["inputs_embeds"].shape[1] == ids.shape[1] - dropped
     assert not calls[0]["inputs_embeds"].isnan().any()
     assert torch.equal(generated, plain)

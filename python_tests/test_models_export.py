@@ -43,29 +43,24 @@ def test_a_compiled_batch_that_drops_unequally_is_stopped():
             compiled(**inputs)
 
 
-@pytest.mark.parametrize("options", [{"coverage": 0.5}, {"per": "prompt"}])
 @torch.no_grad()
-def test_a_budget_that_only_the_device_knows_breaks_the_graph(options):
+def test_a_budget_that_only_the_device_knows_breaks_the_graph():
     model = LLAVA.build()
     inputs = batch(model, *TWO)
-    with svdprune_ext.apply(model, keep=4, **options):
-        expected = model(**inputs).logits
-        with pytest.raises(torch._dynamo.exc.TorchDynamoException):
-            torch.compile(model, fullgraph=True, backend="eager")(**inputs)
-        torch._dynamo.reset()
-        broken = torch.compile(model, backend="eager")
-        torch.testing.assert_close(broken(**inputs).logits, expected)
+    with (
+        svdprune_ext.apply(model, keep=4, coverage=0.5),
+        pytest.raises(torch._dynamo.exc.TorchDynamoException),
+    ):
+        torch.compile(model, fullgraph=True, backend="eager")(**inputs)
 
 
 @torch.no_grad()
-def test_a_compiled_text_prompt_and_removal():
+def test_a_compiled_model_is_itself_again_after_removal_and_reset():
     model = LLAVA.build()
-    inputs, text = batch(model, *TWO), batch(model, (9,), (4,))
-    plain, plain_text = model(**inputs).logits, model(**text).logits
+    inputs = batch(model, *TWO)
+    plain = model(**inputs).logits
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
     with patched(model):
-        pruned = model(**inputs).logits
-        compiled = torch.compile(model, backend="eager")
-        torch.testing.assert_close(compiled(**text).logits, plain_text)
-        torch.testing.assert_close(compiled(**inputs).logits, pruned)
+        torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits)
     torch._dynamo.reset()  # compiled code holds the hooks that it was compiled with
     torch.testing.assert_close(compiled(**inputs).logits, plain)

@@ -54,9 +54,14 @@ def _image_grid(base: Any, features: Tensor, call: Call) -> Grid:
 
 
 def _video_grid(base: Any, features: Tensor, call: Call) -> Grid:
-    videos, frames = call["pixel_values_videos"].shape[:2]
     tokens = base.apply_pooling(features)
     per_frame = tokens.shape[1]
+    if (
+        "pixel_values_videos" not in call
+    ):  # transformers 5.17, which adds the newline later: it stays
+        videos, frames = call["pixel_values"].shape[:2]
+        return Grid(tokens.flatten(0, 1), [[per_frame] * frames] * videos)
+    videos, frames = call["pixel_values_videos"].shape[:2]
     rows = frames * per_frame + 1
     places = torch.arange(videos * rows, device=features.device).view(videos, rows)[:, :-1]
     return Grid(
