@@ -8,7 +8,7 @@ import torch
 
 from bench.tiny_vlm import build, labels, language, muon, packing, pages, start, train
 from bench.tiny_vlm.samples import pixel_values
-from bench.tiny_vlm.tower import features_of
+from bench.tiny_vlm.tower import features_of, pooled_of
 from svdprune_ext import tiny_vlm
 from svdprune_ext.tiny_vlm import glyphs
 from svdprune_ext.tiny_vlm.scenes import Scene, Sign, Thing
@@ -53,7 +53,7 @@ def test_pixels_are_the_processors(processor, samples):
 def test_packed_questions_are_answered_as_if_asked_alone(model, processor, samples):
     packed = packing.Packer(processor.tokenizer, LENGTH).pack(samples, np.random.default_rng(0))
     with torch.no_grad():
-        features, _ = features_of(model.model.vision_tower, pixel_values(samples))
+        features = features_of(model.model.vision_tower, pixel_values(samples))[:, 1:]
         _, last = language.run(model, packed, features)
         logits = model.lm_head(last)
         for row, number in ((0, 1), (1, 5), (2, int(packed.owner[2].max()))):
@@ -99,6 +99,15 @@ def test_patches_are_labelled_by_what_lies_on_them():
     seen = {(glyph, slot) for glyph, slot in table[..., 3:5].reshape(-1, 2).tolist() if glyph}
     assert seen == {(glyphs.CHARACTERS.index("7") + 1, 1), (glyphs.CHARACTERS.index("K") + 1, 2)}
     assert labels.tags(scene).nonzero()[0].tolist() == [2, 6 + 4, 12]
+
+
+def test_the_trained_features_are_those_that_llava_takes(model, samples):
+    tower = model.model.vision_tower
+    with torch.no_grad():
+        whole = tower(pixel_values(samples), output_hidden_states=True)
+        hidden = features_of(tower, pixel_values(samples))
+        torch.testing.assert_close(hidden, whole.hidden_states[model.config.vision_feature_layer])
+        torch.testing.assert_close(pooled_of(tower, hidden), whole.pooler_output)
 
 
 def test_a_page_shows_four_signs_where_its_labels_say():

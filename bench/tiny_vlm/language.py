@@ -26,7 +26,7 @@ from svdprune_ext.tiny_vlm.splits import TRAIN, VALIDATION
 _LEARNING_RATE = 4e-3
 _LENGTH = 256  # tokens of questions an image
 _NAMED_AFTER = 2  # decoder layers after which a name is to be found in the image
-_NAMED_WEIGHT = 0.3
+_NAMED_WEIGHT = 1.0  # beside the answers
 _HELD = 16  # validation images for each of a batch
 
 
@@ -65,7 +65,8 @@ def train_language(
 
     def next_loss() -> tuple[Tensor, dict[str, float]]:
         samples = next(source)
-        features, _ = features_of(tower, pixel_values(samples))
+        with torch.no_grad():
+            features = features_of(tower, pixel_values(samples))[:, 1:]
         return _loss(model, where, packer.pack(samples, rng), features)
 
     parts = [model.model.multi_modal_projector, model.model.language_model, model.lm_head, where]
@@ -125,7 +126,7 @@ def _reporter(model: Any, packer: Packer, held: list[Sample]) -> Callable[[], st
     """Share of validation questions of each kind whose every answer token comes out right."""
     packed = packer.pack(held, np.random.default_rng(0))
     with torch.no_grad():
-        features, _ = features_of(model.model.vision_tower, pixel_values(held))
+        features = features_of(model.model.vision_tower, pixel_values(held))[:, 1:]
 
     @torch.no_grad()
     def report() -> str:

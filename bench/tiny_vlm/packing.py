@@ -57,12 +57,13 @@ class Packed:
     things: Tensor
 
     def mask(self) -> Tensor:
-        """Who sees whom, prefix included: bool ``[n, 1, PREFIX + length, PREFIX + length]``."""
+        """Who sees whom, prefix included: 0 or -inf ``[n, 1, PREFIX + length, PREFIX + length]``."""
         prefix = torch.zeros(len(self.owner), PREFIX, dtype=self.owner.dtype)
         owner = torch.cat([prefix, self.owner], dim=1)
         of_prefix = torch.arange(owner.shape[1]) < PREFIX
         seen = (owner[:, :, None] == owner[:, None, :]) | of_prefix
-        return (seen & torch.ones(seen.shape[1:], dtype=torch.bool).tril())[:, None]
+        seen &= torch.ones(seen.shape[1:], dtype=torch.bool).tril()
+        return torch.where(seen, 0.0, -torch.inf)[:, None]
 
 
 class Packer:

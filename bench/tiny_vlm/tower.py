@@ -27,7 +27,6 @@ from svdprune_ext.tiny_vlm.splits import TRAIN, VALIDATION
 _LEARNING_RATE = 4e-3
 _OF_NOTHING = 0.2  # weight of patches that show nothing of a label's kind
 _WEIGHTS = {"glyph": 2.0}  # of a label's loss, where not 1: characters take longest to learn
-_FEATURES = -2  # hidden state that LLaVA takes
 
 
 class Heads(nn.Module):
@@ -81,10 +80,20 @@ def train_tower(tower: Any, minutes: float, batch: int, first: int) -> int:
     return used
 
 
-def features_of(tower: Any, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns LLaVA's features ``[n, patches, width]`` and the pooled [CLS] token ``[n, width]``."""
-    output = tower(pixels, output_hidden_states=True)
-    return output.hidden_states[_FEATURES][:, 1:], output.pooler_output
+def features_of(tower: Any, pixels: Tensor) -> Tensor:
+    """Returns the hidden state that LLaVA takes, with [CLS] in front: ``[n, 1 + patches, width]``.
+
+    The last layer, which LLaVA does not use, is not computed.
+    """
+    hidden = tower.pre_layrnorm(tower.embeddings(pixels))
+    for layer in tower.encoder.layers[:-1]:
+        hidden = layer(hidden, None)
+    return hidden
+
+
+def pooled_of(tower: Any, hidden: Tensor) -> Tensor:
+    """Goes on from ``features_of`` to the pooled [CLS] token of the last layer, ``[n, width]``."""
+    return tower.post_layernorm(tower.encoder.layers[-1](hidden, None)[:, 0])
 
 
 def _targets(samples: list[Sample]) -> Tensor:
@@ -95,18 +104,18 @@ def _loss(
     tower: Any, heads: Heads, samples: list[Sample], pages: list[Page]
 ) -> tuple[Tensor, dict[str, float]]:
     images = [*(s.image for s in samples), *(image for image, _ in pages)]
-    features, pooled = features_of(tower, normalise(np.stack(images)))
+    hidden = features_of(tower, normalise(np.stack(images)))
     of_pages = [torch.from_numpy(labels)[None] for _, labels in pages]
     targets = torch.cat([_targets(samples), *of_pages])
     parts = {}
-    for position, (name, logits) in enumerate(heads(features).items()):
+    for position, (name, logits) in enumerate(heads(hidden[:, 1:]).items()):
         weight = torch.ones(DENSE[name])
         if name not in ("column", "row"):
             weight[0] = _OF_NOTHING
         truth = targets[..., position].flatten()
         parts[name] = F.cross_entropy(logits.flatten(0, 1), truth, weight)
     shown = torch.from_numpy(np.stack([tags(s.scene) for s in samples]))
-    tag_logits = heads.tags(pooled[: len(samples)])
+    tag_logits = heads.tags(pooled_of(tower, hidden[: len(samples)]))
     parts["tags"] = F.binary_cross_entropy_with_logits(tag_logits, shown)
     loss = torch.stack([_WEIGHTS.get(name, 1.0) * part for name, part in parts.items()]).sum()
     return loss, {name: part.item() for name, part in parts.items()}
@@ -117,15 +126,15 @@ def _reporter(tower: Any, heads: Heads, held: list[Sample]) -> Callable[[], str]
 
     @torch.no_grad()
     def report() -> str:
-        features, pooled = features_of(tower, pixel_values(held))
+        hidden = features_of(tower, pixel_values(held))
         targets = _targets(held)
         shares = []
-        for position, (name, logits) in enumerate(heads(features).items()):
+        for position, (name, logits) in enumerate(heads(hidden[:, 1:]).items()):
             truth = targets[..., position]
             right = (logits.argmax(-1) == truth)[truth > 0].float().mean().item()
             shares.append(f"{name} {right:.3f}")
         shown = torch.from_numpy(np.stack([tags(s.scene) for s in held]))
-        right = ((heads.tags(pooled) > 0) == (shown > 0.5)).float().mean().item()
+        right = ((heads.tags(pooled_of(tower, hidden)) > 0) == (shown > 0.5)).float().mean().item()
         return "validation: " + " ".join([*shares, f"tags {right:.3f}"])
 
     return report
