@@ -3,13 +3,22 @@
 from pathlib import Path
 
 import pytest
+import transformers
 import ways
 from tiny_configs import TINY
 
 from svdprune_ext.models.compatibility import KINDS, NOT_UNPATCHED, UNTESTED, WAYS, WORKS, rewritten
 
+CHUNKED = pytest.mark.skipif(
+    transformers.__version__.startswith("5.17."),
+    reason="transformers 5.17 loses the image of a prompt in chunks, unpatched too",
+)
 CASES = [
-    pytest.param(way.name, kind, id=f"{way.name}-{kind}")
+    pytest.param(
+        *(way.name, kind),
+        id=f"{way.name}-{kind}",
+        marks=CHUNKED if way.name == "chunked_prefill" else (),
+    )
     for kind in KINDS
     for way in WAYS
     if getattr(way, kind) != UNTESTED and way.name != "aoti_package"  # test_models_export.py
