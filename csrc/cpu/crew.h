@@ -8,6 +8,7 @@
 // other, the leader does it all.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <exception>
@@ -33,6 +34,17 @@ class Crew {
       return;
     }
     run_phase(parts, [](const void* f, int part) { (*static_cast<const F*>(f))(part); }, &work);
+  }
+
+  // The same for any number of independent items: work(item) for item 0 .. items - 1.
+  template <class F>
+  void for_each(int64_t items, const F& work) {
+    const int parts = static_cast<int>(std::min<int64_t>(items, kMostParts));
+    phase(parts, [&](int part) {
+      for (int64_t item = part; item < items; item += parts) {
+        work(item);
+      }
+    });
   }
 
   // Works on the leader's phases until dismiss(). helper: 1 .. helpers.

@@ -128,17 +128,6 @@ Kernel<T> kernel_of(InstructionSet set) {
   }
 }
 
-// Row panels t, t + parts, ... and their mirror images, so that every part has about the same work.
-template <class F>
-void for_each_row_panel(int64_t panels, int64_t part, int64_t parts, F&& use) {
-  for (int64_t p = part; p < (panels + 1) / 2; p += parts) {
-    use(p);
-    if (panels - 1 - p != p) {
-      use(panels - 1 - p);
-    }
-  }
-}
-
 }  // namespace
 
 InstructionSet best_instruction_set() {
@@ -166,27 +155,28 @@ void rank_k_product(Crew& crew, int64_t n, int64_t depth, const FillPanel<T>& fi
       static_cast<T*>(::operator new[](panels * panel_size * sizeof(T), kLine)), release);
   const auto rows_of = [&](int64_t p) { return std::min(width, n - p * width); };
 
-  const int fills = static_cast<int>(std::min<int64_t>(panels, Crew::kMostParts));
-  const int products = static_cast<int>(std::min<int64_t>((panels + 1) / 2, Crew::kMostParts));
+  const auto multiply_row = [&](int64_t p, int64_t deep, bool add) {
+    for (int64_t q = 0; q <= p; ++q) {
+      kernel.multiply_panels(deep, packed.get() + p * panel_size, packed.get() + q * panel_size,
+                             add, rows_of(p), rows_of(q), values + p * width + q * width * n, n);
+    }
+  };
+
   for (int64_t k = 0; k < depth; k += kPanelDepth) {
     const int64_t deep = std::min(kPanelDepth, depth - k);
-    crew.phase(fills, [&](int part) {
-      for (int64_t p = part; p < panels; p += fills) {
-        T* panel = packed.get() + p * panel_size;
-        if (rows_of(p) < width) {
-          std::fill_n(panel, panel_size, T(0));
-        }
-        fill({p * width, rows_of(p), k, deep, width}, panel);
+    crew.for_each(panels, [&](int64_t p) {
+      T* panel = packed.get() + p * panel_size;
+      if (rows_of(p) < width) {
+        std::fill_n(panel, panel_size, T(0));
       }
+      fill({p * width, rows_of(p), k, deep, width}, panel);
     });
-    crew.phase(products, [&](int part) {
-      for_each_row_panel(panels, part, products, [&](int64_t p) {
-        for (int64_t q = 0; q <= p; ++q) {
-          kernel.multiply_panels(deep, packed.get() + p * panel_size, packed.get() + q * panel_size,
-                                 k > 0, rows_of(p), rows_of(q), values + p * width + q * width * n,
-                                 n);
-        }
-      });
+    // A row of panels and its mirror image together, so that every item is the same work.
+    crew.for_each((panels + 1) / 2, [&](int64_t p) {
+      multiply_row(p, deep, k > 0);
+      if (panels - 1 - p != p) {
+        multiply_row(panels - 1 - p, deep, k > 0);
+      }
     });
   }
 }

@@ -65,10 +65,10 @@ double residual_square(const std::vector<double>& diagonal, const std::vector<do
   return square;
 }
 
-// Parts (i) to (iii), cheapest first.
+// Parts (i) to (iii), cheapest first. ritz: the Ritz values, if it came to that.
 template <class T>
 bool certified(Crew& crew, const Tridiagonal<T>& reduced, const Remainder<T>& remainder,
-               double trace, const Options& options) {
+               double trace, const Options& options, std::vector<double>& ritz) {
   const int64_t m = reduced.steps;
   double captured = 0;
   for (const double value : reduced.diagonal) {
@@ -77,8 +77,7 @@ bool certified(Crew& crew, const Tridiagonal<T>& reduced, const Remainder<T>& re
   if (!options.rank && captured < options.variance * trace) {
     return false;
   }
-  const std::vector<double> ritz =
-      tridiagonal_eigenvalues(crew, reduced.diagonal, reduced.coupling);
+  ritz = tridiagonal_eigenvalues(crew, reduced.diagonal, reduced.coupling);
   const int64_t rank =
       options.rank.value_or(rank_for_variance(ritz.data(), m, options.variance, trace));
   if (rank >= m) {
@@ -128,22 +127,17 @@ void tridiagonal_basis(Crew& crew, const Tridiagonal<T>& reduced,
                        const std::vector<double>& eigenvalues, int64_t first, int64_t count,
                        int64_t n, T* basis) {
   const int64_t m = reduced.steps;
-  const int64_t groups = (count + kLanes - 1) / kLanes;
-  const int parts = static_cast<int>(std::min<int64_t>(groups, Crew::kMostParts));
-  std::vector<double> lanes(parts * m * kLanes);
-  crew.phase(parts, [&](int part) {
-    double* z = lanes.data() + part * m * kLanes;
-    for (int64_t j = part * kLanes; j < count; j += parts * kLanes) {
-      const int64_t some = std::min(kLanes, count - j);
-      tridiagonal_eigenvectors(reduced.diagonal, reduced.coupling, eigenvalues.data() + first + j,
-                               some, z);
-      for (int64_t lane = 0; lane < some; ++lane) {
-        T* column = basis + (j + lane) * n;
-        for (int64_t k = 0; k < m; ++k) {
-          column[k] = static_cast<T>(z[k * kLanes + lane]);
-        }
-        std::fill(column + m, column + n, T(0));
+  crew.for_each((count + kLanes - 1) / kLanes, [&](int64_t group) {
+    const int64_t j = group * kLanes, some = std::min(kLanes, count - j);
+    std::vector<double> z(m * kLanes);
+    tridiagonal_eigenvectors(reduced.diagonal, reduced.coupling, eigenvalues.data() + first + j,
+                             some, z.data());
+    for (int64_t lane = 0; lane < some; ++lane) {
+      T* column = basis + (j + lane) * n;
+      for (int64_t k = 0; k < m; ++k) {
+        column[k] = static_cast<T>(z[k * kLanes + lane]);
       }
+      std::fill(column + m, column + n, T(0));
     }
   });
   const double cluster = kClusterGap * eigenvalues[0];
@@ -193,13 +187,15 @@ Cut<T> narrow_cut(Crew& crew, const Tridiagonal<T>& reduced, const std::vector<d
 template <class T>
 Spectrum<T> solve_tridiag(Crew& crew, Gram<T> gram, const Options& options) {
   const int64_t n = gram.n;
+  std::vector<double> ritz;
   const auto enough = [&](const Tridiagonal<T>& reduced, const Remainder<T>& remainder) {
-    return certified(crew, reduced, remainder, gram.trace, options);
+    return certified(crew, reduced, remainder, gram.trace, options, ritz);
   };
   const Tridiagonal<T> reduced =
       tridiagonalise<T>(crew, n, gram.values.get(), check_steps(n, options), enough);
-  const std::vector<double> ritz =
-      tridiagonal_eigenvalues(crew, reduced.diagonal, reduced.coupling);
+  if (static_cast<int64_t>(ritz.size()) != reduced.steps) {  // else they are the certificate's
+    ritz = tridiagonal_eigenvalues(crew, reduced.diagonal, reduced.coupling);
+  }
   double total = gram.trace;
   if (reduced.steps == n) {
     total = 0;

@@ -142,18 +142,6 @@ void converge(const Scaled& t, Bracket* brackets, int64_t count) {
   }
 }
 
-// Calls work(first) for first = 0, kPoints, ... below `count`, divided among the crew.
-template <class F>
-void in_groups(Crew& crew, int64_t count, const F& work) {
-  const int64_t groups = (count + kPoints - 1) / kPoints;
-  const int parts = static_cast<int>(std::min<int64_t>(groups, Crew::kMostParts));
-  crew.phase(parts, [&](int part) {
-    for (int64_t group = part; group < groups; group += parts) {
-      work(group * kPoints);
-    }
-  });
-}
-
 }  // namespace
 
 std::vector<double> tridiagonal_eigenvalues(Crew& crew, const std::vector<double>& diagonal,
@@ -167,13 +155,14 @@ std::vector<double> tridiagonal_eigenvalues(Crew& crew, const std::vector<double
   for (int64_t i = 0; i < points; ++i) {
     grid[i] = -1 + 2 * static_cast<double>(i) / static_cast<double>(points - 1);
   }
-  in_groups(crew, points, [&](int64_t first) {
+  crew.for_each(points / kPoints, [&](int64_t group) {
+    const int64_t first = group * kPoints;
     evaluate(n, t.diagonal.data(), t.square.data(), grid.data() + first, at_grid.data() + first);
   });
 
   std::vector<double> eigenvalues(n);
-  in_groups(crew, n, [&](int64_t first) {
-    const int64_t count = std::min(kPoints, n - first);
+  crew.for_each((n + kPoints - 1) / kPoints, [&](int64_t group) {
+    const int64_t first = group * kPoints, count = std::min(kPoints, n - first);
     Bracket brackets[kPoints];
     for (int64_t lane = 0; lane < count; ++lane) {
       const int64_t index = first + lane;
