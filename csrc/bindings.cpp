@@ -1,6 +1,7 @@
 // The pybind11 module _native: facts of the build, and CPU stages for unit tests on NumPy arrays.
 // Nothing on the way of the ops passes through here.
 
+#include "cpu/back_transform.h"
 #include "cpu/for_each_image.h"
 #include "cpu/gather.h"
 #include "cpu/gram.h"
@@ -130,6 +131,30 @@ py::tuple tridiagonalise(const Matrix& a, int64_t most) {
       crew, a.shape(0), work.data(), {most}, [](const auto&, const auto&) { return true; });
   return py::make_tuple(Doubles(result.steps, result.diagonal.data()),
                         Doubles(result.steps, result.coupling.data()), result.steps);
+}
+
+// Q [n, n] of the full reduction of symmetric a [n, n] to Q^T a Q.
+Matrix back_transform(const Matrix& a) {
+  if (a.ndim() != 2 || a.shape(0) != a.shape(1)) {
+    throw py::value_error("a must be [n, n]");
+  }
+  const int64_t n = a.shape(0);
+  std::vector<float> work(a.data(), a.data() + a.size()), basis(n * n, 0);
+  for (int64_t i = 0; i < n; ++i) {
+    basis[i * (n + 1)] = 1;
+  }
+  svdprune::cpu::Crew crew;
+  const auto reduced = svdprune::cpu::tridiagonalise<float>(
+      crew, n, work.data(), {}, [](const auto&, const auto&) { return false; });
+  svdprune::cpu::BackTransform<float>(crew, n, n - 1, work.data(), reduced.tau.data())
+      .apply(crew, n, basis.data());
+  Matrix q({n, n});
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      q.mutable_at(i, j) = basis[i + j * n];
+    }
+  }
+  return q;
 }
 
 // Whether symmetric a [n, n] is found to have no eigenvalue above `limit`.
@@ -265,6 +290,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("rank_for_variance", &rank_for_variance, py::arg("eigenvalues"), py::arg("variance"),
         py::arg("total"));
   m.def("tridiagonalise", &tridiagonalise, py::arg("a"), py::arg("most"));
+  m.def("back_transform", &back_transform, py::arg("a"));
   m.def("lies_below", &lies_below, py::arg("a"), py::arg("limit"));
   m.def("tridiagonal_eigen", &tridiagonal_eigen, py::arg("diagonal"), py::arg("coupling"));
   m.def("purify", &purify, py::arg("gram"), py::arg("variance") = 0.9, py::arg("rank") = py::none(),

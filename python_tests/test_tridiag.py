@@ -36,6 +36,17 @@ def test_tridiagonalisation_keeps_the_eigenvalues(n):
     assert np.abs(got - expected).max() < 2e-6 * expected[-1]
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 32, 33, 34, 65, 130])  # around whole blocks of reflectors
+def test_the_back_transform_is_the_product_of_the_reflectors(n):
+    a = symmetric(n)
+    q = native.back_transform(a).astype(np.float64)
+    assert np.abs(q.T @ q - np.eye(n)).max() < 2e-6
+    diagonal, coupling, _ = native.tridiagonalise(a, n + 1)
+    assert (
+        np.abs(q.T @ a @ q - tridiagonal(diagonal, coupling)).max() < 3e-6 * np.abs(a).sum(0).max()
+    )
+
+
 @pytest.mark.parametrize("most", [1, 2, 9, 20])
 def test_stopping_early_gives_the_leading_block(most):
     a = symmetric(40)

@@ -18,12 +18,6 @@ void ssyevd_(const char* jobz, const char* uplo, const int* n, float* a, const i
              float* work, const int* lwork, int* iwork, const int* liwork, int* info);
 void dsyevd_(const char* jobz, const char* uplo, const int* n, double* a, const int* lda, double* w,
              double* work, const int* lwork, int* iwork, const int* liwork, int* info);
-void sormqr_(const char* side, const char* trans, const int* m, const int* n, const int* k,
-             const float* a, const int* lda, const float* tau, float* c, const int* ldc,
-             float* work, const int* lwork, int* info);
-void dormqr_(const char* side, const char* trans, const int* m, const int* n, const int* k,
-             const double* a, const int* lda, const double* tau, double* c, const int* ldc,
-             double* work, const int* lwork, int* info);
 }
 
 namespace svdprune::cpu {
@@ -58,28 +52,6 @@ int syevd(int64_t n, T* a, T* eigenvalues) {
     dsyevd_("V", "L", &ni, a, &ni, eigenvalues, work.data(), &lwork, iwork.data(), &liwork, &info);
   }
   return info;
-}
-
-// c [n, columns] <- H_0 H_1 ... H_count-1 c, blocked (WY form). v_k stands in column k of
-// `reflectors` [n, n], below the diagonal, its leading 1 in row k + 1 not stored.
-template <class T>
-void apply_reflectors(int64_t n, int64_t columns, int64_t count, const T* reflectors, const T* tau,
-                      T* c) {
-  if (count < 1 || columns < 1) {
-    return;
-  }
-  // Row 0 is left alone, and below it the reflectors stand as geqrf would leave them.
-  const int rows = n - 1, ld = n, ci = columns, ki = count;
-  const int lwork = 64 * ci + 65 * 64;
-  std::vector<T> work(lwork);
-  int info = 0;
-  if constexpr (sizeof(T) == 4) {
-    sormqr_("L", "N", &rows, &ci, &ki, reflectors + 1, &ld, tau, c + 1, &ld, work.data(), &lwork,
-            &info);
-  } else {
-    dormqr_("L", "N", &rows, &ci, &ki, reflectors + 1, &ld, tau, c + 1, &ld, work.data(), &lwork,
-            &info);
-  }
 }
 
 }  // namespace svdprune::cpu

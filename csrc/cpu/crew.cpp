@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
 #include <thread>
 #include <utility>
 
@@ -12,7 +13,11 @@ namespace {
 constexpr int kSpins = 4096;  // some 50 us; then the core is offered to others
 constexpr int kPatience =
     20000;  // spins and offers after which a crew that never assembles is left
+constexpr std::chrono::microseconds kGrace{
+    100};                            // for a helper beyond its leader's own time in a phase
 constexpr int64_t kMostThreads = 8;  // an image; the parts of its phases are hardly more
+
+using Clock = std::chrono::steady_clock;
 
 void relax(int idle) {
   if (idle >= kSpins) {
@@ -63,10 +68,16 @@ void Crew::run_phase(int parts, Call call, const void* work) {
   unfinished_.store(parts, std::memory_order_relaxed);
   const uint64_t all = (uint64_t{1} << parts) - 1;
   unclaimed_.store(++phases_ << 32 | all, std::memory_order_release);
+  const Clock::time_point begin = Clock::now();
   while (work_on_one_part(0)) {
   }
+  const Clock::time_point own_end = Clock::now();
   for (int idle = 0; unfinished_.load(std::memory_order_acquire) > 0; ++idle) {
     relax(idle);
+  }
+  if (Clock::now() - own_end > own_end - begin + kGrace) {
+    deserted_ = true;
+    dismiss();
   }
   if (error_) {
     std::rethrow_exception(std::exchange(error_, nullptr));

@@ -5,7 +5,9 @@
 // the next phase, spinning. A phase has parts, and whoever is free claims one. The parts depend on the
 // shape alone, never on the number of threads, so neither does the result. Nobody waits for a helper
 // that has claimed nothing: where the pool has no thread to spare, or runs its tasks one after the
-// other, the leader does it all.
+// other, the leader does it all. Where others want the cores too, a helper may lose its own in the
+// middle of a part; a leader kept waiting so once goes on alone for the rest of the image, as it
+// would wait again in hundreds of phases.
 #pragma once
 
 #include <algorithm>
@@ -27,7 +29,7 @@ class Crew {
   // when all are done, throwing what one of them threw. For the leader.
   template <class F>
   void phase(int parts, const F& work) {
-    if (helpers_ == 0 || parts < 2) {
+    if (helpers_ == 0 || deserted_ || parts < 2) {
       for (int part = 0; part < parts; ++part) {
         work(part);
       }
@@ -69,6 +71,7 @@ class Crew {
   std::atomic<int> parts_{0};
   Call call_ = nullptr;
   const void* work_ = nullptr;
+  bool deserted_ = false;
   uint64_t phases_ = 0;
   std::mutex error_mutex_;
   std::exception_ptr error_;

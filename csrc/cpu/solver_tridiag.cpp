@@ -13,7 +13,7 @@
 //        Note [hidden eigenvalues].
 // At m = n all hold with nothing left over, so a spectrum without a gap gets the full reduction.
 
-#include "blas.h"
+#include "back_transform.h"
 #include "spectrum.h"
 #include "tridiagonal_eigenvalues.h"
 #include "tridiagonal_eigenvectors.h"
@@ -28,11 +28,10 @@ namespace {
 
 constexpr int64_t kFirstCheck = 16;
 constexpr double kCheckGrowth = 1.25;
-constexpr double kLastCheck = 0.5;  // of n: past it, going on to the end costs less than failing
-constexpr int64_t kColumnsPerPart = 112;  // of the back-transform
-constexpr double kClusterGap = 1e-5;      // of the largest eigenvalue
-constexpr double kNarrowGap = 5e-4;       // of the largest eigenvalue
-constexpr double kMostOverlap = 0.9999;   // cosine with a cluster's earlier vectors
+constexpr double kLastCheck = 0.5;    // of n: past it, going on to the end costs less than failing
+constexpr double kClusterGap = 1e-5;  // of the largest eigenvalue
+constexpr double kNarrowGap = 5e-4;   // of the largest eigenvalue
+constexpr double kMostOverlap = 0.9999;  // cosine with a cluster's earlier vectors
 
 // eps of the certificate: well under the accuracy promised for the scores.
 template <class T>
@@ -150,23 +149,17 @@ void tridiagonal_basis(Crew& crew, const Tridiagonal<T>& reduced,
 
 // Eigenvectors of G for the same eigenvalues: basis [n, count].
 template <class T>
-void eigenvectors(Crew& crew, const Tridiagonal<T>& reduced, const T* reflectors,
+void eigenvectors(Crew& crew, const Tridiagonal<T>& reduced, const BackTransform<T>& back,
                   const std::vector<double>& eigenvalues, int64_t first, int64_t count, int64_t n,
                   T* basis) {
   tridiagonal_basis(crew, reduced, eigenvalues, first, count, n, basis);
-  const int64_t parts = (count + kColumnsPerPart - 1) / kColumnsPerPart;
-  const int tasks = static_cast<int>(std::min<int64_t>(parts, Crew::kMostParts));
-  crew.phase(tasks, [&](int part) {
-    const int64_t begin = part * count / tasks, end = (part + 1) * count / tasks;
-    apply_reflectors(n, end - begin, reduced.steps - 1, reflectors, reduced.tau.data(),
-                     basis + begin * n);
-  });
+  back.apply(crew, count, basis);
 }
 
 // The eigenvectors at the cut, if it is so narrow that float32 may have mixed them.
 template <class T>
 Cut<T> narrow_cut(Crew& crew, const Tridiagonal<T>& reduced, const std::vector<double>& ritz,
-                  int64_t rank, int64_t n, const T* reflectors) {
+                  int64_t rank, int64_t n, const BackTransform<T>& back) {
   Cut<T> cut;
   if (sizeof(T) == sizeof(double) || rank >= static_cast<int64_t>(ritz.size())) {
     return cut;
@@ -178,7 +171,7 @@ Cut<T> narrow_cut(Crew& crew, const Tridiagonal<T>& reduced, const std::vector<d
   cut.eigenvalues[0] = ritz[rank - 1];
   cut.eigenvalues[1] = ritz[rank];
   cut.pair.resize(2 * n);
-  eigenvectors(crew, reduced, reflectors, ritz, rank - 1, 2, n, cut.pair.data());
+  eigenvectors(crew, reduced, back, ritz, rank - 1, 2, n, cut.pair.data());
   return cut;
 }
 
@@ -213,7 +206,8 @@ Spectrum<T> solve_tridiag(Crew& crew, Gram<T> gram, const Options& options) {
   const int64_t columns = complement ? n - rank : rank;
   std::unique_ptr<T[]> storage(new T[n * columns]);
   T* basis = storage.get();
-  eigenvectors(crew, reduced, gram.values.get(), ritz, first, columns, n, basis);
+  const BackTransform<T> back(crew, n, reduced.steps - 1, gram.values.get(), reduced.tau.data());
+  eigenvectors(crew, reduced, back, ritz, first, columns, n, basis);
   return Spectrum<T>{
       .side = gram.side,
       .n = n,
@@ -226,7 +220,7 @@ Spectrum<T> solve_tridiag(Crew& crew, Gram<T> gram, const Options& options) {
       .transform = std::move(gram.transform),
       .steps = reduced.steps,
       .solver = Solver::kTridiag,
-      .cut = narrow_cut(crew, reduced, ritz, rank, n, gram.values.get()),
+      .cut = narrow_cut(crew, reduced, ritz, rank, n, back),
   };
 }
 

@@ -12,18 +12,23 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstring>
 
 namespace svdprune::cpu {
 
 namespace {
 
-constexpr int64_t kPoints = 8;             // evaluated together, one a vector lane
+constexpr int64_t kPoints = 16;  // evaluated together, one a lane of kPoints / kLanes vectors
+constexpr int64_t kLanes = 4;
+using Lanes [[gnu::vector_size(kLanes * sizeof(double))]] = double;
+using Bits [[gnu::vector_size(kLanes * sizeof(uint64_t))]] = uint64_t;
 constexpr int64_t kRescale = 8;            // rows between rescalings: p shrinks by 2^-480 at most
 constexpr double kLeastSquare = 0x1p-120;  // stands for a coupling of zero, in units of the matrix
 constexpr double kWidth = 1e-15;           // of a final bracket, likewise
 constexpr int kFreeSteps = 12;  // of false position; from then on every other step halves
 
-// T scaled by a power of two such that its eigenvalues lie in [-1, 1].
+// T scaled by a power of two such that its eigenvalues lie in [-1, 1], and filled up to whole rescalings with
+// rows that stand alone, their eigenvalue 2.
 struct Scaled {
   double scale;
   std::vector<double> diagonal, square;  // square[i] = c_i-1^2
@@ -45,7 +50,9 @@ Scaled scaled(const std::vector<double>& diagonal, const std::vector<double>& co
   }
   int exponent = 0;
   std::frexp(bound, &exponent);
-  Scaled t{std::ldexp(1.0, exponent), std::vector<double>(n), std::vector<double>(n, 0)};
+  const size_t padded = (n + kRescale - 1) / kRescale * kRescale;
+  Scaled t{std::ldexp(1.0, exponent), std::vector<double>(padded, 2),
+           std::vector<double>(padded, 0)};
   for (size_t i = 0; i < n; ++i) {
     t.diagonal[i] = diagonal[i] / t.scale;
     if (i > 0) {
@@ -55,36 +62,56 @@ Scaled scaled(const std::vector<double>& diagonal, const std::vector<double>& co
   return t;
 }
 
-SVDPRUNE_CLONES void evaluate(int64_t n, const double* diagonal, const double* square,
-                              const double* x, Value* values) {
-  double p[kPoints], before[kPoints];
-  int64_t exponents[kPoints] = {};
-  uint64_t changes[kPoints] = {};
-  std::fill_n(p, kPoints, 1);
-  std::fill_n(before, kPoints, 0);
+// values[lane] at x[lane] of a matrix of n rows, a multiple of kRescale; without the count unless kCount.
+template <bool kCount>
+[[gnu::always_inline]] inline void evaluate_body(int64_t n, const double* diagonal,
+                                                 const double* square, const double* x,
+                                                 Value* values) {
+  constexpr int kVectors = kPoints / kLanes;
+  Lanes point[kVectors], p[kVectors], before[kVectors] = {};
+  Bits exponents[kVectors] = {}, changes[kVectors] = {};
+  std::memcpy(point, x, sizeof(point));
+  for (Lanes& one : p) {
+    one = Lanes{} + 1;
+  }
   for (int64_t begin = 0; begin < n; begin += kRescale) {
-    for (int64_t i = begin; i < std::min(begin + kRescale, n); ++i) {
-#pragma omp simd
-      for (int64_t lane = 0; lane < kPoints; ++lane) {
-        const double next = (diagonal[i] - x[lane]) * p[lane] - square[i] * before[lane];
-        changes[lane] += (std::bit_cast<uint64_t>(next) ^ std::bit_cast<uint64_t>(p[lane])) >> 63;
-        before[lane] = p[lane];
-        p[lane] = next;
+#pragma GCC unroll 8
+    for (int64_t i = begin; i < begin + kRescale; ++i) {
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        const Lanes next = (diagonal[i] - point[v]) * p[v] - square[i] * before[v];
+        if constexpr (kCount) {
+          changes[v] += ((Bits)next ^ (Bits)p[v]) >> 63;
+        }
+        before[v] = p[v];
+        p[v] = next;
       }
     }
-#pragma omp simd
-    for (int64_t lane = 0; lane < kPoints; ++lane) {
-      const double size = std::max(std::fabs(p[lane]), std::fabs(before[lane]));
-      const int64_t exponent = static_cast<int64_t>(std::bit_cast<uint64_t>(size) >> 52) - 1023;
-      const double factor = std::bit_cast<double>(static_cast<uint64_t>(1023 - exponent) << 52);
-      p[lane] *= factor;
-      before[lane] *= factor;
-      exponents[lane] += exponent;
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      const Bits size = (Bits)p[v] << 1, other = (Bits)before[v] << 1;
+      const Bits exponent = (size > other ? size : other) >> 53;  // biased
+      const Lanes factor = (Lanes)((2046 - exponent) << 52);
+      p[v] *= factor;
+      before[v] *= factor;
+      exponents[v] += exponent - 1023;
     }
   }
   for (int64_t lane = 0; lane < kPoints; ++lane) {
-    values[lane] = {p[lane], exponents[lane], static_cast<int64_t>(changes[lane])};
+    values[lane] = {p[lane / kLanes][lane % kLanes],
+                    static_cast<int64_t>(exponents[lane / kLanes][lane % kLanes]),
+                    static_cast<int64_t>(changes[lane / kLanes][lane % kLanes])};
   }
+}
+
+SVDPRUNE_CLONES void evaluate(int64_t n, const double* diagonal, const double* square,
+                              const double* x, Value* values) {
+  evaluate_body<true>(n, diagonal, square, x, values);
+}
+
+SVDPRUNE_CLONES void evaluate_uncounted(int64_t n, const double* diagonal, const double* square,
+                                        const double* x, Value* values) {
+  evaluate_body<false>(n, diagonal, square, x, values);
 }
 
 // An interval that holds eigenvalue `index` (ascending, from 0), on its way to a point.
@@ -95,6 +122,10 @@ struct Bracket {
   int steps = 0;
   int last_side = 0;
 
+  bool single() const {
+    return at_low.count == index && at_high.count == index + 1;
+  }
+
   bool done() const {
     return high - low <= kWidth;
   }
@@ -103,12 +134,12 @@ struct Bracket {
   double point() {
     ++steps;
     const double middle = low + (high - low) / 2;
-    const bool single = at_low.count == index && at_high.count == index + 1;
-    if (!single || (steps > kFreeSteps && steps % 2 == 0)) {
+    if (!single() || (steps > kFreeSteps && steps % 2 == 0)) {
       return middle;
     }
     const int64_t exponent = std::clamp<int64_t>(at_high.exponent - at_low.exponent, -900, 900);
-    const double ratio = std::ldexp(at_high.mantissa / at_low.mantissa, static_cast<int>(exponent));
+    const double power = std::bit_cast<double>(static_cast<uint64_t>(1023 + exponent) << 52);
+    const double ratio = at_high.mantissa / at_low.mantissa * power;
     const double x = low + (high - low) / (1 - ratio);
     return ratio < 0 ? std::clamp(x, low + kWidth / 2, high - kWidth / 2) : middle;
   }
@@ -126,14 +157,23 @@ struct Bracket {
 
 // Brings up to kPoints brackets to their ends.
 void converge(const Scaled& t, Bracket* brackets, int64_t count) {
-  const int64_t n = t.diagonal.size();
   double x[kPoints] = {};
   Value values[kPoints];
   while (!std::all_of(brackets, brackets + count, [](const Bracket& b) { return b.done(); })) {
     for (int64_t lane = 0; lane < count; ++lane) {
       x[lane] = brackets[lane].done() ? brackets[lane].low : brackets[lane].point();
     }
-    evaluate(n, t.diagonal.data(), t.square.data(), x, values);
+    // Between two neighbouring eigenvalues the sign of p_n says as much as the count.
+    if (std::all_of(brackets, brackets + count, [](const Bracket& b) { return b.single(); })) {
+      evaluate_uncounted(t.diagonal.size(), t.diagonal.data(), t.square.data(), x, values);
+      for (int64_t lane = 0; lane < count; ++lane) {
+        const bool below =
+            std::signbit(values[lane].mantissa) == std::signbit(brackets[lane].at_low.mantissa);
+        values[lane].count = brackets[lane].index + (below ? 0 : 1);
+      }
+    } else {
+      evaluate(t.diagonal.size(), t.diagonal.data(), t.square.data(), x, values);
+    }
     for (int64_t lane = 0; lane < count; ++lane) {
       if (!brackets[lane].done()) {
         brackets[lane].narrow(x[lane], values[lane]);
@@ -157,7 +197,8 @@ std::vector<double> tridiagonal_eigenvalues(Crew& crew, const std::vector<double
   }
   crew.for_each(points / kPoints, [&](int64_t group) {
     const int64_t first = group * kPoints;
-    evaluate(n, t.diagonal.data(), t.square.data(), grid.data() + first, at_grid.data() + first);
+    evaluate(t.diagonal.size(), t.diagonal.data(), t.square.data(), grid.data() + first,
+             at_grid.data() + first);
   });
 
   std::vector<double> eigenvalues(n);

@@ -1,0 +1,30 @@
+// From eigenvectors of the tridiagonal matrix to those of the matrix it was reduced from.
+#pragma once
+
+#include "crew.h"
+
+#include <cstdint>
+#include <vector>
+
+namespace svdprune::cpu {
+
+// Q = H_0 H_1 ... H_count-1, H_k = I - tau[k] v_k v_k^T, to be multiplied by.
+template <class T>
+class BackTransform {
+ public:
+  // v_k stands in column k of reflectors [n, n], below the diagonal, its leading 1 in row k + 1. What stands
+  // above it within 32 columns is set to zero; the matrix must outlive this object.
+  BackTransform(Crew& crew, int64_t n, int64_t count, T* reflectors, const T* tau);
+
+  // basis [n, columns] <- Q basis.
+  void apply(Crew& crew, int64_t columns, T* basis) const;
+
+ private:
+  void apply_block(int64_t block, int64_t columns, T* products, T* basis) const;
+
+  const int64_t n_, count_;
+  const T* reflectors_;
+  std::vector<T> factors_;  // the triangular factor of each block
+};
+
+}  // namespace svdprune::cpu
