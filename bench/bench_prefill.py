@@ -6,7 +6,8 @@ random weights: times and memory are what a trained checkpoint's would be, text 
 holds 64 text tokens and one image of 576 vision tokens.
 
 ``python -m bench.bench_prefill --json FILE [--device cpu] [--budget SECONDS]``. Rounds alternate between the
-budgets K; parts are timed in hooks, on a GPU by CUDA events.
+budgets K; parts are timed in hooks, on a GPU by CUDA events. On a CPU the patch itself is timed, too
+(``bench.patch_overhead``), for as long again.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 import svdprune_ext
+from bench import patch_overhead
 from bench.timing import describe_machine, median
 from svdprune_ext.estimate import estimate
 from svdprune_ext.vlm_shapes import shape_of
@@ -293,6 +295,11 @@ def main(arguments: list[str] | None = None) -> int:
     result: dict[str, Any] = {"machine": describe_machine(), "model": asdict(sizes), "rows": []}
     for images in batches:
         result["rows"] += measure(model, sizes, images, KEEPS, options.budget / len(batches))
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    if on_cpu:
+        result["patch"] = patch_overhead.measure(
+            model, make_inputs(model, sizes, 1), options.budget
+        )
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result["rows"], indent=1))
     return 0
