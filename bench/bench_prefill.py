@@ -6,7 +6,8 @@ random weights: times and memory are what a trained checkpoint's would be, text 
 holds 64 text tokens and one image of 576 vision tokens.
 
 ``python -m bench.bench_prefill --json FILE [--device cpu] [--budget SECONDS]``. Rounds alternate between the
-budgets K; parts are timed in hooks, on a GPU by CUDA events.
+budgets K; parts are timed in hooks, on a GPU by CUDA events. On a CPU the patch itself is timed, too
+(``bench.patch_overhead``), for as long again.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 import svdprune_ext
+from bench import patch_overhead
 from bench.timing import describe_machine, median
+from svdprune_ext.estimate import estimate
+from svdprune_ext.vlm_shapes import shape_of
 
 KEEPS = (576, 192, 128, 64, 32, 16)
 BATCHES = (1, 8)
@@ -68,74 +72,64 @@ class Sizes:
         """Vision tokens of an image."""
         return (self.image // self.patch) ** 2
 
-    def language_model_flops(self, tokens: int) -> float:
-        """Prefill of one sequence: projections, feed-forward, attention; logits of the last token."""
-        n, d, m = tokens, self.text_width, self.text_inner
-        layer = 8 * n * d**2 + 6 * n * d * m + 4 * n**2 * d
-        return self.text_layers * layer + 2 * d * self.vocabulary
+    def config(self) -> Any:
+        """The model's configuration."""
+        from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-    def vision_flops(self) -> float:
-        """Vision tower and projector on all tokens of one image."""
-        n, d, m = self.vision_tokens + 1, self.vision_width, self.vision_inner
-        layer = 8 * n * d**2 + 4 * n * d * m + 4 * n**2 * d
-        patches = 2 * self.vision_tokens * 3 * self.patch**2 * d
-        h = self.text_width
-        projector = 2 * self.vision_tokens * (d * h + h * h)
-        return self.vision_layers * layer + patches + projector
+        vision = CLIPVisionConfig(
+            hidden_size=self.vision_width,
+            intermediate_size=self.vision_inner,
+            num_hidden_layers=self.vision_layers,
+            num_attention_heads=self.vision_heads,
+            image_size=self.image,
+            patch_size=self.patch,
+        )
+        text = LlamaConfig(
+            vocab_size=self.vocabulary,
+            hidden_size=self.text_width,
+            intermediate_size=self.text_inner,
+            num_hidden_layers=self.text_layers,
+            num_attention_heads=self.text_heads,
+            max_position_embeddings=4096,
+        )
+        return LlavaConfig(
+            vision_config=vision,
+            text_config=text,
+            image_token_index=_IMAGE_TOKEN,
+            image_seq_length=self.vision_tokens,
+            vision_feature_layer=-2,
+            vision_feature_select_strategy="default",
+            tie_word_embeddings=False,
+        )
 
     def flops_row(self, keep: int) -> dict[str, float]:
         """FLOPs of one prompt at K kept vision tokens, and what is saved of all of them.
 
         The projector counts in full throughout, as in the method's own account.
         """
-        full = self.language_model_flops(TEXT_TOKENS + self.vision_tokens)
-        ours = self.language_model_flops(TEXT_TOKENS + keep)
-        vision = self.vision_flops()
+        shape = shape_of(self.config())
+        full, ours = (
+            estimate(shape, k, text_tokens=TEXT_TOKENS, after_projector=True) for k in (None, keep)
+        )
         return {
-            "language_model": ours,
-            "vision": vision,
-            "saved_language_model": 1 - ours / full,
-            "saved_with_vision": 1 - (ours + vision) / (full + vision),
+            "language_model": ours.prefill,
+            "vision": ours.vision + ours.projector,
+            "saved_language_model": 1 - ours.prefill / full.prefill,
+            "saved_with_vision": 1 - ours.total / full.total,
         }
 
 
 def build_model(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> Any:
     """A model with random weights, made on the device."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
     from transformers import LlavaForConditionalGeneration as Llava
     from transformers.initialization import no_init_weights
 
-    vision = CLIPVisionConfig(
-        hidden_size=sizes.vision_width,
-        intermediate_size=sizes.vision_inner,
-        num_hidden_layers=sizes.vision_layers,
-        num_attention_heads=sizes.vision_heads,
-        image_size=sizes.image,
-        patch_size=sizes.patch,
-    )
-    text = LlamaConfig(
-        vocab_size=sizes.vocabulary,
-        hidden_size=sizes.text_width,
-        intermediate_size=sizes.text_inner,
-        num_hidden_layers=sizes.text_layers,
-        num_attention_heads=sizes.text_heads,
-        max_position_embeddings=4096,
-    )
-    config = LlavaConfig(
-        vision_config=vision,
-        text_config=text,
-        image_token_index=_IMAGE_TOKEN,
-        image_seq_length=sizes.vision_tokens,
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-        tie_word_embeddings=False,
-    )
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
         # Parameters come uninitialised and on the device; buffers get their values.
         with device, no_init_weights():
-            model = Llava(config)
+            model = Llava(sizes.config())
     finally:
         torch.set_default_dtype(before)
     _fill(model)
@@ -301,6 +295,11 @@ def main(arguments: list[str] | None = None) -> int:
     result: dict[str, Any] = {"machine": describe_machine(), "model": asdict(sizes), "rows": []}
     for images in batches:
         result["rows"] += measure(model, sizes, images, KEEPS, options.budget / len(batches))
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    if on_cpu:
+        result["patch"] = patch_overhead.measure(
+            model, make_inputs(model, sizes, 1), options.budget
+        )
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result["rows"], indent=1))
     return 0

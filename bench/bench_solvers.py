@@ -10,7 +10,6 @@ float64 oracle. Beside FILE goes a plot.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,7 +20,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from bench.document import STAGES, machine_line
+from bench.document import STAGES, machine_line, write
 from bench.hard_suite import Input, Oracle, suite
 from bench.photographs import photographs
 from bench.solvers_document import HEADER, KEEP, SHOWN, cells, plot, summary
@@ -65,8 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     result = {"machine": describe_machine(), "solvers": rows}
     _print(result, console)
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write(result, options.json)
         plot(result, options.json.with_suffix(".png"))
         console.print(f"Written: {options.json} and {options.json.with_suffix('.png')}")
     return 0

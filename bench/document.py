@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 SINGLY = "svdprune_singly"  # a batch's images in a call each: batches only
@@ -27,6 +29,12 @@ def rows_of(benchmarks: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]
         row["seconds"][column] = entry["stats"]["median"]
         row["rounds"][column] = entry["stats"]["rounds"]
     return {table: list(rows.values()) for table, rows in tables.items()}
+
+
+def write(result: dict[str, Any], path: Path) -> None:
+    """Writes a result as JSON; makes the folder where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n")
 
 
 def format_seconds(seconds: float | None) -> str:

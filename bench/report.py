@@ -9,7 +9,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -124,11 +124,9 @@ def rewrite_goals(readme: str, results: list[dict[str, Any]]) -> str:
     Raises:
         ValueError: Only one of the two markers is there, or a stage that a reason names is not.
     """
-    if "<!-- bench:goals:" not in readme:
-        return readme
-    measured = [result for result in results if result["machine"]["cores"] == goals.CORES]
-    blocks = [goals_document.table(result, goals.GOALS) for result in measured]
-    return _between_markers(readme, "goals", blocks)
+    measured = (result for result in results if result["machine"]["cores"] == goals.CORES)
+    tables = (goals_document.table(result, goals.GOALS) for result in measured)
+    return _optional_section(readme, "goals", tables)
 
 
 def rewrite_solvers(readme: str, folder: Path, base: Path) -> str:
@@ -147,14 +145,13 @@ def rewrite_solvers(readme: str, folder: Path, base: Path) -> str:
     Raises:
         ValueError: Only one of the two markers is there.
     """
-    if "<!-- bench:solvers:" not in readme:
-        return readme
-    blocks = []
-    for file in sorted(folder.glob(_SOLVERS)):
+
+    def tables(file: Path) -> str:
         picture = file.with_suffix(".png")
         image = Path(os.path.relpath(picture, base)).as_posix() if picture.exists() else None
-        blocks.append(solvers_document.tables(json.loads(file.read_text()), image))
-    return _between_markers(readme, "solvers", blocks)
+        return solvers_document.tables(json.loads(file.read_text()), image)
+
+    return _optional_section(readme, "solvers", map(tables, sorted(folder.glob(_SOLVERS))))
 
 
 def rewrite_prefill(readme: str, folder: Path) -> str:
@@ -172,11 +169,9 @@ def rewrite_prefill(readme: str, folder: Path) -> str:
     Raises:
         ValueError: Only one of the two markers is there.
     """
-    if "<!-- bench:prefill:" not in readme:
-        return readme
     files = sorted(folder.glob(_PREFILL))
-    blocks = [prefill_document.table(json.loads(file.read_text())) for file in files]
-    return _between_markers(readme, "prefill", blocks)
+    tables = (prefill_document.table(json.loads(file.read_text())) for file in files)
+    return _optional_section(readme, "prefill", tables)
 
 
 def load_gpu_results(folder: Path) -> list[dict[str, Any]]:
@@ -223,7 +218,14 @@ def rewrite_gpu(readme: str, results: list[dict[str, Any]]) -> str:
     return _between_markers(readme, "gpu", blocks)
 
 
-def _between_markers(readme: str, name: str, blocks: list[str]) -> str:
+def _optional_section(readme: str, name: str, blocks: Iterable[str]) -> str:
+    """Puts the blocks between the markers; they are not asked for where the README has no such section."""
+    if f"<!-- bench:{name}:" not in readme:
+        return readme
+    return _between_markers(readme, name, blocks)
+
+
+def _between_markers(readme: str, name: str, blocks: Iterable[str]) -> str:
     begin, end = f"<!-- bench:{name}:begin -->", f"<!-- bench:{name}:end -->"
     head, found_begin, rest = readme.partition(begin)
     _, found_end, tail = rest.partition(end)

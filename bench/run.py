@@ -58,8 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     }
     _print(result, console)
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        document.write(result, options.json)
         console.print(f"Written: {options.json}")
     return 0
 

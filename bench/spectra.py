@@ -10,7 +10,6 @@ calibration on this machine (``bench.prediction``); where both stand they show h
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,7 +22,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from bench.document import format_seconds, machine_line
+from bench.document import format_seconds, machine_line, write
 from bench.prediction import predict
 from bench.timing import describe_machine, interleaved, median
 from bench.vision_features import NoFeatures, VisionModel, load
@@ -71,8 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
         result = document(vision, images, options.images)
     _print(result, console)
     if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        write(result, options.json)
         console.print(f"Written: {options.json}")
     return 0
 

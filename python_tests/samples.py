@@ -34,6 +34,20 @@ def gaussian(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> 
     return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
 
 
+VIEWS = ("contiguous", "transposed", "strided", "expanded")
+
+
+def view(name: str, dtype: torch.dtype) -> Tensor:
+    """Features [2, 12, 24] with the strides of one of ``VIEWS``."""
+    base = gaussian(2, 12, 24, dtype=dtype)
+    return {
+        "contiguous": base,
+        "transposed": base.mT.contiguous().mT,
+        "strided": gaussian(2, 24, 72, dtype=dtype)[:, ::2, 1::3],
+        "expanded": base[:1].expand(2, -1, -1),
+    }[name]
+
+
 def orthonormal(n: int, d: int, seed: int = 0) -> Tensor:
     """[n, d], float64: orthonormal columns."""
     return torch.linalg.qr(gaussian(n, d, seed=seed, dtype=torch.float64)).Q

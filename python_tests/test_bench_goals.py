@@ -8,25 +8,17 @@ from math import inf
 from pathlib import Path
 
 import pytest
+from reports import MACHINE, README, run_report, section, write_readme
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import bench_prune, document, goals_document, report  # noqa: E402
+from bench import bench_prune, document, goals_document  # noqa: E402
 from bench.goals import CORES, GOALS, Goal  # noqa: E402
 
-MACHINE = {
-    "cpu": "Some CPU",
-    "cores": CORES,
-    "threads": 2,
-    "torch": "2.13.0",
-    "svdprune": "0.1.0",
-    "revision": "abc",
-    "date": "2026-01-01",
-}
 CASE = {"tokens": 576, "width": 1024, "spectrum": "photograph"}
 RESULT = {
-    "machine": MACHINE,
+    "machine": {**MACHINE, "cores": CORES},
     "prune": [
         {**CASE, "images": 1, "rank": 23.0, "seconds": {"svdprune": 0.01, "svd": 0.12}},
         {**CASE, "images": 8, "rank": 25.0, "seconds": {"svdprune": 0.04, "svdprune_singly": 0.08}},
@@ -99,41 +91,26 @@ def test_batches_alone_are_compared_with_one_image_a_call():
 
 # The README.
 
-README = (
-    "<!-- bench:cpu:begin --><!-- bench:cpu:end -->\n"
-    "<!-- bench:stages:begin --><!-- bench:stages:end -->\n"
-)
-SECTION = "<!-- bench:goals:begin -->\nold\n<!-- bench:goals:end -->\nafter\n"
-
 
 @pytest.fixture
 def readme(tmp_path):
-    folder = tmp_path / "results" / "cpu"
-    folder.mkdir(parents=True)
-    (folder / "machine.json").write_text((ROOT / "bench/results/cpu/epyc-2-cores.json").read_text())
-    (folder / "spectra.json").write_text("{}")
-    (tmp_path / "README.md").write_text(README + SECTION)
-    return tmp_path / "README.md"
-
-
-def run_report(readme, *options):
-    paths = ["--readme", str(readme), "--results", str(readme.parent / "results")]
-    return report.main([*options, *paths])
+    machine = json.loads((ROOT / "bench/results/cpu/epyc-2-cores.json").read_text())
+    return write_readme(tmp_path, "goals", machine=machine, spectra={})
 
 
 def test_the_report_shows_the_goals(readme):
     assert run_report(readme, "--check") == 1
     assert run_report(readme) == 0
     assert run_report(readme, "--check") == 0
-    section = readme.read_text().partition("bench:goals:begin")[2]
-    rows = [line for line in section.splitlines() if line.startswith("| ")][2:]
+    shown = readme.read_text().partition("bench:goals:begin")[2]
+    rows = [line for line in shown.splitlines() if line.startswith("| ")][2:]
     assert len(rows) == len(GOALS)
     for row in rows:
         assert re.search(
             r"\| (yes, \d+\.\d+x \|  \||\*\*no\*\*, \d+\.\d+x \| \w|not measured)", row
         )
-    assert "old" not in section
-    assert section.endswith("<!-- bench:goals:end -->\nafter\n")
+    assert "old" not in shown
+    assert shown.endswith("<!-- bench:goals:end -->\nafter\n")
 
 
 def test_other_machines_are_not_held_to_the_goals(readme):
@@ -149,5 +126,5 @@ def test_the_report_needs_no_section_of_goals(readme):
     readme.write_text(README)
     assert run_report(readme) == 0
     assert "bench:goals" not in readme.read_text()
-    readme.write_text(README + SECTION.replace("goals:end", "other"))
+    readme.write_text(README + section("goals").replace("goals:end", "other"))
     assert run_report(readme) == 2

@@ -7,25 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from reports import MACHINE, README, run_report, section, write_readme
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import bench_solvers, report, solvers_document  # noqa: E402
+from bench import bench_solvers, solvers_document  # noqa: E402
 from bench.hard_suite import Oracle, suite, with_energy  # noqa: E402
 from bench.photographs import NOISE, PHOTOGRAPHS, photographs  # noqa: E402
 from svdprune_ext.demo.random_llava import Shape  # noqa: E402
 from svdprune_ext.reference import oracle_leverage  # noqa: E402
 
-MACHINE = {
-    "cpu": "Some CPU",
-    "cores": 2,
-    "threads": 2,
-    "torch": "2.13.0",
-    "svdprune": "0.1.0",
-    "revision": "abc",
-    "date": "2026-01-01",
-}
 ROW = {
     "features": "flat",
     "tokens": 576,
@@ -221,27 +213,12 @@ def test_the_command_writes_json_and_plot(tmp_path, monkeypatch, capsys):
 
 # The README.
 
-README = (
-    "# Title\n<!-- bench:cpu:begin --><!-- bench:cpu:end -->\n"
-    "<!-- bench:stages:begin --><!-- bench:stages:end -->\n"
-)
-SECTION = "<!-- bench:solvers:begin -->\nold\n<!-- bench:solvers:end -->\nafter\n"
-
 
 @pytest.fixture
 def readme(tmp_path):
-    folder = tmp_path / "results" / "cpu"
-    folder.mkdir(parents=True)
-    cpu = {"machine": MACHINE, "prune": [], "stages": []}
-    (folder / "machine.json").write_text(json.dumps(cpu))
-    (folder / "solvers.json").write_text(json.dumps({"machine": MACHINE, "solvers": [ROW]}))
-    (tmp_path / "README.md").write_text(README + SECTION)
-    return tmp_path / "README.md"
-
-
-def run_report(readme, *options):
-    paths = ["--readme", str(readme), "--results", str(readme.parent / "results")]
-    return report.main([*options, *paths])
+    machine = {"machine": MACHINE, "prune": [], "stages": []}
+    solvers = {"machine": MACHINE, "solvers": [ROW]}
+    return write_readme(tmp_path, "solvers", machine=machine, solvers=solvers)
 
 
 def test_the_report_shows_the_study(readme):
@@ -268,13 +245,13 @@ def test_the_report_needs_neither_the_markers_nor_a_study(readme):
     assert "bench:solvers" not in readme.read_text()
 
     (readme.parent / "results" / "cpu" / "solvers.json").unlink()
-    readme.write_text(README + SECTION)
+    readme.write_text(README + section("solvers"))
     assert run_report(readme) == 0
     assert "begin -->\n\n<!-- bench:solvers:end -->" in readme.read_text()
 
 
 def test_half_of_the_markers_is_an_error(readme, capsys):
-    readme.write_text(README + SECTION.replace("solvers:end", "other"))
+    readme.write_text(README + section("solvers").replace("solvers:end", "other"))
     assert run_report(readme) == 2
     assert "<!-- bench:solvers:end -->" in capsys.readouterr().err
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from tiny_configs import TINY
+from tiny_configs import TEXT, TINY, TOWER
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -20,23 +20,6 @@ from svdprune_ext.demo.random_llava import Shape, build_processor  # noqa: E402
 from svdprune_ext.ops import Diagnosis, diagnose  # noqa: E402
 from svdprune_ext.reference import oracle_leverage  # noqa: E402
 
-TOWER = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 7,
-}
-TEXT = {
-    "vocab_size": 128,
-    "hidden_size": 48,
-    "intermediate_size": 96,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "pad_token_id": 0,
-}
 PATCHES = "second-to-last layer, patches alone"
 PROJECTED = "before the projector"
 

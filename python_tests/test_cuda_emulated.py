@@ -4,7 +4,7 @@ import pytest
 import torch
 from agreement import assert_agrees
 from emulated import Emulated, cuda_headers
-from samples import gaussian, samples
+from samples import VIEWS, gaussian, samples, view
 
 import svdprune_ext as svdprune
 
@@ -141,15 +141,9 @@ def test_offsets_out_of_range_stay_inside_the_tensors(library):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("view", ["contiguous", "transposed", "strided", "expanded"])
-def test_rows_of_any_dtype_and_strides(library, dtype, view):
-    base = gaussian(2, 12, 24).to(dtype)
-    x = {
-        "contiguous": base,
-        "transposed": base.mT.contiguous().mT,
-        "strided": gaussian(2, 24, 72).to(dtype)[:, ::2, 1::3],
-        "expanded": base[:1].expand(2, -1, -1),
-    }[view]
+@pytest.mark.parametrize("name", VIEWS)
+def test_rows_of_any_dtype_and_strides(library, dtype, name):
+    x = view(name, dtype)
     scores = torch.rand(2, 12, generator=torch.Generator().manual_seed(0))
     tokens, indices, _ = Emulated(library, x).keep(scores, torch.ones(2, dtype=torch.int32), 5)
     assert torch.equal(tokens, torch.take_along_dim(x, indices[..., None], dim=1))

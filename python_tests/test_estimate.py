@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import transformers
-from tiny_configs import TINY
+from tiny_configs import TEXT, TINY, TOWER
 from tiny_vlms import IMAGE as IMAGE_TOKEN
 from tiny_vlms import batch
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,23 +16,6 @@ from svdprune_ext import cli
 from svdprune_ext.estimate import estimate
 from svdprune_ext.vlm_shapes import shape_of
 
-TEXT = {
-    "vocab_size": 128,
-    "hidden_size": 48,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "pad_token_id": 0,
-}
-TOWER = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 7,
-}
 QWEN_TOWER = {
     "depth": 4,
     "hidden_size": 32,

@@ -7,6 +7,7 @@ from tiny_vlms import batch
 from ways import TWO, exported, patched
 
 import svdprune_ext
+from svdprune_ext.models.compatibility import KINDS
 
 LLAVA = TINY["LlavaForConditionalGeneration"]
 
@@ -17,8 +18,9 @@ def _without_compiled_code():
 
 
 @torch.no_grad()
-def test_an_aoti_package(tmp_path):
-    model = LLAVA.build()
+@pytest.mark.parametrize("kind", ["causal", "ahead"])
+def test_an_aoti_package(tmp_path, kind):
+    model = TINY[KINDS[kind].tested].build()
     inputs = batch(model, *TWO)
     with patched(model):
         expected = model(**inputs).logits
@@ -44,14 +46,23 @@ def test_a_compiled_batch_that_drops_unequally_is_stopped():
 
 
 @torch.no_grad()
-def test_a_budget_that_only_the_device_knows_breaks_the_graph():
+@pytest.mark.parametrize("budget", [{"coverage": 0.5}, {"per": "prompt"}], ids=str)
+def test_a_budget_that_depends_on_the_scores_is_refused_in_a_full_graph_alone(budget):
     model = LLAVA.build()
     inputs = batch(model, *TWO)
-    with (
-        svdprune_ext.apply(model, keep=4, coverage=0.5),
-        pytest.raises(torch._dynamo.exc.TorchDynamoException),
-    ):
-        torch.compile(model, fullgraph=True, backend="eager")(**inputs)
+    towers = []
+    model.model.vision_tower.register_forward_pre_hook(lambda *_: towers.append(True))
+    with svdprune_ext.apply(model, keep=4, **budget):
+        expected = model(**inputs).logits
+        towers.clear()
+        with pytest.raises(torch._dynamo.exc.TorchDynamoException, match="coverage must be None"):
+            torch.compile(model, fullgraph=True, backend="eager")(**inputs)
+        with pytest.raises(ValueError, match="coverage must be None and per no larger than scope"):
+            exported(model, inputs)
+        assert not towers
+        torch._dynamo.reset()
+        in_parts = torch.compile(model, backend="eager")(**inputs).logits
+        torch.testing.assert_close(in_parts, expected)
 
 
 @torch.no_grad()

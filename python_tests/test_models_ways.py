@@ -1,24 +1,35 @@
 """Every way to run a pruned model does what the README's table of them says."""
 
+import importlib.util
 from pathlib import Path
 
 import pytest
 import transformers
 import ways
+import ways_of_weights
 from tiny_configs import TINY
 
 from svdprune_ext.models.compatibility import KINDS, NOT_UNPATCHED, UNTESTED, WAYS, WORKS, rewritten
+
+
+def needs(package):
+    missing = importlib.util.find_spec(package) is None
+    return pytest.mark.skipif(missing, reason=f"{package} is not installed")
+
 
 CHUNKED = pytest.mark.skipif(
     transformers.__version__.startswith("5.17."),
     reason="transformers 5.17 loses the image of a prompt in chunks, unpatched too",
 )
+RUNS = {**vars(ways), **vars(ways_of_weights)}
+MARKS = {
+    "chunked_prefill": CHUNKED,
+    "torchao": needs("torchao"),
+    "bitsandbytes": needs("bitsandbytes"),
+    "offloaded": needs("accelerate"),
+}
 CASES = [
-    pytest.param(
-        *(way.name, kind),
-        id=f"{way.name}-{kind}",
-        marks=CHUNKED if way.name == "chunked_prefill" else (),
-    )
+    pytest.param(*(way.name, kind), id=f"{way.name}-{kind}", marks=MARKS.get(way.name, ()))
     for kind in KINDS
     for way in WAYS
     if getattr(way, kind) != UNTESTED and way.name != "aoti_package"  # test_models_export.py
@@ -33,7 +44,7 @@ def models():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_the_table_is_true(models, name, kind):
-    run, model = getattr(ways, f"run_{name}"), models[kind]
+    run, model = RUNS[f"run_{name}"], models[kind]
     answer = next(getattr(way, kind) for way in WAYS if way.name == name)
     if answer == WORKS:
         run(model)

@@ -2,6 +2,9 @@
 
 import copy
 import pickle
+import re
+import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +12,8 @@ from samples import gaussian, sample
 from torch import nn
 
 import svdprune_ext as svdprune
+
+README = Path(__file__).resolve().parent.parent / "README.md"
 
 
 @pytest.mark.parametrize(
@@ -58,6 +63,39 @@ def test_drops_into_a_model_and_lets_it_train():
     assert out.shape == (2, 4, 3)
     out.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+class OriginalLlava(nn.Module):
+    """As far as ``encode_images`` goes: a tower, a projector, and what holds both."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.tower = nn.Conv2d(3, 24, kernel_size=14, stride=14)
+        self.mm_projector = nn.Linear(24, 40)
+
+    def get_model(self):
+        return self
+
+    def get_vision_tower(self):
+        return lambda images: self.tower(images).flatten(2).mT
+
+    def encode_images(self, images):
+        return self.mm_projector(self.get_vision_tower()(images))
+
+
+def test_the_readmes_lines_prune_in_the_original_llava():
+    (code,) = re.findall(r"```python\n(self\.prune = .*?)```", README.read_text(), re.DOTALL)
+    model, names = OriginalLlava(), {}
+    images = gaussian(2, 3, 336, 336)
+    unpruned = model.encode_images(images)
+    exec(code, {"self": model, "svdprune_ext": svdprune}, names)
+    model.encode_images = types.MethodType(names["encode_images"], model)
+    features = model.get_vision_tower()(images)
+    kept = svdprune.prune(features, 32).indices
+    assert unpruned.shape == (2, 576, 40)
+    expected = torch.take_along_dim(unpruned, kept[..., None], dim=1)
+    torch.testing.assert_close(model.encode_images(images), expected)
 
 
 def test_refuses_what_the_operator_refuses():

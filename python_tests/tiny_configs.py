@@ -13,33 +13,35 @@ import transformers
 from tiny_vlms import BOS, END, EOS, IMAGE, PAD, START, VIDEO, VOCAB, Tiny, builder, encoded_lengths
 from torch import Tensor
 
+TEXT = {
+    "vocab_size": VOCAB,
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "pad_token_id": PAD,
+    "bos_token_id": BOS,
+    "eos_token_id": EOS,
+}
+TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 7,
+}
+_TOWER_56 = {**TOWER, "num_hidden_layers": 2, "image_size": 56}
+
 
 def text(kind: Any, **options: Any) -> Any:
-    sizes = {
-        "vocab_size": VOCAB,
-        "hidden_size": 48,
-        "intermediate_size": 96,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 512,
-        "pad_token_id": PAD,
-        "bos_token_id": BOS,
-        "eos_token_id": EOS,
-    }
-    return kind(**{**sizes, **options})
+    return kind(**{**TEXT, **options})
 
 
 def clip(**options: Any) -> Any:
-    sizes = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 2,
-        "image_size": 28,
-        "patch_size": 7,
-    }
-    return transformers.CLIPVisionConfig(**{**sizes, "projection_dim": 32, **options})
+    return transformers.CLIPVisionConfig(**{**TOWER, "projection_dim": 32, **options})
 
 
 def equal_images(size: int) -> Callable[[int, torch.Generator], dict[str, Tensor]]:
@@ -168,25 +170,12 @@ def _llava_onevision() -> Any:
 
 def _siglip(image: int, patch: int) -> Any:
     return transformers.SiglipVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=image,
-        patch_size=patch,
-        vision_use_head=False,
+        **{**_TOWER_56, "image_size": image, "patch_size": patch}, vision_use_head=False
     )
 
 
 def _internvl() -> Any:
-    vision = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "image_size": [56, 56],
-        "patch_size": [7, 7],
-    }
+    vision = {**_TOWER_56, "image_size": [56, 56], "patch_size": [7, 7]}
     return transformers.InternVLConfig(
         vision_config=vision,
         text_config=text(transformers.Qwen2Config),
@@ -225,14 +214,7 @@ def _gemma3() -> Any:
 def _idefics(config: Any, vision: Any) -> Callable[[], Any]:
     def make() -> Any:
         return config(
-            vision_config={
-                "hidden_size": 32,
-                "intermediate_size": 64,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 2,
-                "image_size": 56,
-                "patch_size": 7,
-            },
+            vision_config=dict(_TOWER_56),
             text_config=text(transformers.LlamaConfig),
             image_token_id=IMAGE,
             scale_factor=2,
@@ -243,16 +225,8 @@ def _idefics(config: Any, vision: Any) -> Callable[[], Any]:
 
 
 def _mistral3() -> Any:
-    vision = transformers.PixtralVisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=56,
-        patch_size=7,
-    )
     return transformers.Mistral3Config(
-        vision_config=vision,
+        vision_config=transformers.PixtralVisionConfig(**_TOWER_56),
         text_config=text(transformers.MistralConfig, head_dim=12, sliding_window=None),
         image_token_index=IMAGE,
         spatial_merge_size=2,

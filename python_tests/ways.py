@@ -288,49 +288,6 @@ def run_training(model):
         assert any(g.abs().max() > 0 for g in gradients)
 
 
-def run_quantised(model):
-    int8 = torch.ao.quantization.quantize_dynamic(
-        copy.deepcopy(model), {torch.nn.Linear}, dtype=torch.qint8
-    )
-    inputs = batch(model, *ONE)
-    # Its activations are quantised by their range, so the projector has to see all tokens by hand, too.
-    with patched(int8, features="projector") as handle, torch.no_grad():
-        logits = int8(**inputs).logits
-        places = (inputs["input_ids"][0] == IMAGE).nonzero().flatten()
-        gone = set(places.tolist()) - set(places[handle.last.indices[0]].tolist())
-    kept = torch.tensor([i for i in range(inputs["input_ids"].shape[1]) if i not in gone])
-    expected = logits_by_hand(int8, inputs, KEEP, family_of(model).positions, [kept])[0]
-    torch.testing.assert_close(logits[0, kept], expected, atol=2e-4, rtol=1e-4)
-
-
-def run_two_devices(model):
-    """The decoder stands on the meta device, which computes shapes and refuses to mix devices."""
-    model = tiny_of(model).build("eager")
-    inputs = batch(model, *ONE)
-    for part in model.get_decoder().children():
-        if part is not model.get_input_embeddings():
-            part.to("meta")
-    model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().to("meta"))
-
-    def moved(value):
-        if isinstance(value, dict):
-            return {key: moved(part) for key, part in value.items()}
-        return value.to("meta") if isinstance(value, torch.Tensor) else value
-
-    with patched(model) as handle, torch.no_grad():
-        # As accelerate does between a module's hooks and its forward pass.
-        model.get_decoder().register_forward_pre_hook(
-            lambda _, args, kwargs: (moved(args), moved(kwargs)), with_kwargs=True
-        )
-        out = model(**inputs)
-        assert out.logits.shape[1] == inputs["input_ids"].shape[1]
-        assert handle.last.kept[0].device.type == "cpu"
-        slots = inputs["input_ids"].shape[1] - handle.last.num_tokens[0] + KEEP
-        assert out.past_key_values.get_seq_length() == slots
-        model(input_ids=inputs["input_ids"][:, :1], past_key_values=out.past_key_values)
-        assert out.past_key_values.get_seq_length() == slots + 1
-
-
 def run_pipeline(model):
     from PIL import Image
     from transformers import pipeline

@@ -81,11 +81,14 @@ WAYS = (
     Way("embeddings", "`inputs_embeds` in place of `input_ids`", mrope=NOT_UNPATCHED),
     Way("compiled_prefill", "`torch.compile(fullgraph=True)` of the prefill", mrope=NOT_UNPATCHED),
     Way("export", "`torch.export`, with dynamic text length", mrope=NOT_UNPATCHED),
-    Way("aoti_package", "an AOTInductor package", WORKS, NOT_UNPATCHED, UNTESTED),
+    Way("aoti_package", "an AOTInductor package", mrope=NOT_UNPATCHED),
     Way("attentions", "`output_attentions`, `output_hidden_states` (rows of kept tokens)"),
     Way("training", "labels, loss, gradients; gradient checkpointing"),
     Way("quantised", "quantised linear layers"),
+    Way("torchao", "8-bit weights, by torchao"),
+    Way("bitsandbytes", "4-bit weights, by bitsandbytes"),
     Way("two_devices", "parts of the model on different devices, as `device_map` puts them"),
+    Way("offloaded", "parts of the model on disk, by accelerate"),
     Way("pipeline", '`pipeline("image-text-to-text")`', WORKS, UNTESTED, UNTESTED),
 )
 

@@ -4,6 +4,7 @@ The merger turns 2 x 2 patches into one token: the token's features are its four
 tiles of a video are its frames (pairs of them, as the encoder takes them).
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -58,18 +59,11 @@ QWEN2_VL = Family(
     positions="original",
 )
 
-QWEN2_5_VL = Family(
+QWEN2_5_VL = replace(
+    QWEN2_VL,
     model_class="Qwen2_5_VLForConditionalGeneration",
-    projector=lambda base: base.visual.merger,
     image_grid=_windowed_image_grid,
     video_grid=_windowed_video_grid,
-    positions="original",
 )
 
-QWEN3_VL = Family(
-    model_class="Qwen3VLForConditionalGeneration",
-    projector=lambda base: base.visual.merger,
-    image_grid=_image_grid,
-    video_grid=_video_grid,
-    positions="original",
-)
+QWEN3_VL = replace(QWEN2_VL, model_class="Qwen3VLForConditionalGeneration")

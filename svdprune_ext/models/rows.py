@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from svdprune_ext.methods.ranking import where_true
 from svdprune_ext.models.family import Grid
 from svdprune_ext.models.selection import Choice
 
@@ -15,7 +16,7 @@ def indices(kept: Tensor, total: int | None) -> Tensor:
     """Where bool [T] is true, ascending; without a wait for the device where the number is known."""
     if total is None:
         return kept.nonzero().squeeze(-1)
-    return (~kept).to(torch.uint8).argsort(stable=True)[:total]
+    return where_true(kept[None], total)[0]
 
 
 def by_row(grid: Grid, choice: Choice) -> tuple[Tensor, Tensor]:

@@ -83,6 +83,19 @@ class Settings:
         _check("scope", self.scope == self.per, f"per, {self.per!r}, for {self.method}", self.scope)
         method.check_options(dict(self.options))
 
+    def check_compiled(self) -> None:
+        """Refuses a budget that depends on the scores: a compiled graph has to know how many are kept.
+
+        Raises:
+            ValueError: It does.
+        """
+        if not self.counts_are_fixed:
+            raise ValueError(
+                f"svdprune_ext: where a prompt is compiled, coverage must be None and per no larger than "
+                f"scope, for the graph to know how many tokens are kept, got coverage={self.coverage}, "
+                f"per={self.per!r}, scope={self.scope!r}"
+            )
+
     @property
     def counts_are_fixed(self) -> bool:
         """Whether how many tokens are kept follows from their number alone."""

@@ -127,6 +127,8 @@ class VisionSide:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             if self._encoding is not None:
                 return original(*args, **kwargs)  # Qwen3-VL's videos go through get_image_features
+            if torch.compiler.is_compiling():
+                self._settings.check_compiled()
             call = {**dict(zip(parameters, args, strict=False)), **kwargs}
             self._encoding = _Encoding(to_grid, call, getattr(self._base.config, placeholder))
             try:
