@@ -1,4 +1,4 @@
-"""The ``svdprune`` command: ``demo``, ``bench``, ``estimate`` and ``info``."""
+"""The ``svdprune`` command: ``demo``, ``eval``, ``bench``, ``estimate`` and ``info``."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from typing import Annotated, NoReturn
 
 import torch
 import typer
-from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 import svdprune_ext
 from svdprune_ext._load import load_native
 from svdprune_ext.demo.settings import Settings, SettingsError
-from svdprune_ext.estimate import Cost
 from svdprune_ext.estimate import estimate as cost_of
+from svdprune_ext.estimate_table import height_and_width, table_of
 from svdprune_ext.vlm_shapes import read_config, shape_of
 
 _ROOT = Path(__file__).resolve().parent.parent
@@ -95,6 +94,39 @@ def demo(
     raise typer.Exit(0 if result.agreement.agrees else 1)
 
 
+@app.command("eval")
+def evaluate(
+    preset: Annotated[
+        str, typer.Option(help="What to compare: methods, ablations or quick.")
+    ] = "methods",
+    model: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a checkpoint that knows the questions; the package's own."),
+    ] = None,
+    images: Annotated[int, typer.Option(help="Images of the split.")] = 300,
+    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    budget: Annotated[
+        list[int] | None,
+        typer.Option(help="Vision tokens to keep; may be given again. [192 128 64 32 16 8]"),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="Seeds of a random method.")] = 3,
+    out: Annotated[Path, typer.Option(help="Folder for records and results.")] = Path("eval-out"),
+) -> None:
+    """Measures what pruning does to a tiny VLM's answers, by method and budget.
+
+    Writes PRESET.json, .md and .png. Finished cells stand in records.jsonl: after an interruption, the same
+    command goes on.
+    """
+    _require("eval", "demo")
+    from svdprune_ext.evaluation import BUDGETS, EvalSettings, run
+
+    try:
+        settings = EvalSettings(preset, model, images, split, tuple(budget or BUDGETS), seeds, out)
+        run(settings, Console())
+    except ValueError as error:
+        _fail("eval", str(error))
+
+
 @app.command()
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Few rounds, one image a call.")] = False,
@@ -147,7 +179,7 @@ def estimate(
     """Computes FLOPs and key-value cache of a prompt, with all vision tokens and with few."""
     _require("estimate", "hf")
     try:
-        shape = shape_of(read_config(model), _height_and_width(image_size))
+        shape = shape_of(read_config(model), height_and_width(image_size))
         costs = [
             cost_of(
                 shape,
@@ -165,36 +197,7 @@ def estimate(
         rows = [{**asdict(c), "total": c.total, "prefill_share": c.prefill_share} for c in costs]
         print(json_.dumps({"model": model, "unpruned": rows[0], "pruned": rows[1:]}, indent=2))
     else:
-        Console(markup=False, highlight=False).print(_costs(model, costs))
-
-
-def _height_and_width(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
-        raise ValueError(f"--image-size: must be HEIGHTxWIDTH, as 672x1008, got {text}")
-    return int(sides[0]), int(sides[1])
-
-
-def _costs(model: str, costs: list[Cost]) -> Table:
-    table = Table(box=SIMPLE, show_edge=False, padding=0, title_justify="left")
-    table.title = f"{model}: TFLOPs up to the first new token"
-    names = ("tokens", "vision", "projector", "prefill", "less", "all", "less", "share of\nprefill")
-    for name in (*names, "KV cache\nin MiB"):
-        table.add_column(name, justify="right")
-    before = costs[0]
-    for cost in costs:
-        table.add_row(
-            str(cost.vision_tokens),
-            *(f"{flops / 1e12:.3f}" for flops in (cost.vision, cost.projector, cost.prefill)),
-            f"{100 * (1 - cost.prefill / before.prefill):.1f} %",
-            f"{cost.total / 1e12:.3f}",
-            f"{100 * (1 - cost.total / before.total):.1f} %",
-            f"{100 * cost.prefill_share:.1f} %",
-            f"{cost.kv_cache / 2**20:.1f}",
-        )
-    return table
+        Console(markup=False, highlight=False).print(table_of(model, costs))
 
 
 @app.command()

@@ -15,7 +15,7 @@ from svdprune_ext.tiny_vlm.questions import COMPOSITIONAL, KINDS, READING, Quest
 from svdprune_ext.tiny_vlm.samples import sample
 from svdprune_ext.tiny_vlm.splits import Split
 
-_LONGEST_ANSWER = 5  # tokens: four characters and the end
+LONGEST_ANSWER = 5  # tokens: four characters and the end
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,12 @@ def evaluate(
         if value < 1:
             raise ValueError(f"evaluate: {name} must be at least 1, got {value}")
     answers: list[Answer] = []
-    asked = list(_asked(split, images, per_kind))
+    asked = list(asked_of(split, images, per_kind))
     for start in range(0, len(asked), batch):
         group = asked[start : start + batch]
-        given = _answer(model, processor, [(image, question.text) for _, image, question in group])
+        given = answer_all(
+            model, processor, [(image, question.text) for _, image, question in group]
+        )
         for (number, _, question), text in zip(group, given, strict=True):
             answers.append(Answer(number, question, text))
     return Evaluation(tuple(answers))
@@ -136,9 +138,10 @@ def prompt(question: str) -> str:
     return f"<image> {question}"
 
 
-def _asked(
+def asked_of(
     split: Split, images: int, per_kind: int
 ) -> Iterator[tuple[int, NDArray[np.uint8], Question]]:
+    """Yields what ``evaluate`` asks: the image's number, the image, and a question about it."""
     for number in range(images):
         made = sample(split, number)
         rng = np.random.default_rng((split.seed, number, 1))
@@ -151,13 +154,14 @@ def _asked(
 
 
 @torch.inference_mode()
-def _answer(model: Any, processor: Any, asked: list[tuple[NDArray[np.uint8], str]]) -> list[str]:
+def answer_all(model: Any, processor: Any, asked: list[tuple[Any, str]]) -> list[str]:
+    """Asks questions about an image each (an array or a PIL image), greedily, in one call of ``generate``."""
     inputs = processor(
         images=[image for image, _ in asked],
         text=[prompt(text) for _, text in asked],
         padding=True,
         return_tensors="pt",
     ).to(model.device, model.dtype)
-    output = model.generate(**inputs, max_new_tokens=_LONGEST_ANSWER, do_sample=False)
+    output = model.generate(**inputs, max_new_tokens=LONGEST_ANSWER, do_sample=False)
     new = output[:, inputs["input_ids"].shape[1] :]
     return [text.strip() for text in processor.batch_decode(new, skip_special_tokens=True)]

@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
+SHIPPED = Path(__file__).parent / "checkpoint"
 
-def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-    """Loads what ``python -m bench.tiny_vlm.train --out folder`` wrote, an ordinary checkpoint folder.
+
+def load(folder: str | Path | None = None, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
+    """Loads the tiny VLM of the package, or what ``python -m bench.tiny_vlm.train --out folder`` wrote.
 
     Args:
-        folder: Holds model and processor.
+        folder: Holds model and processor, an ordinary checkpoint folder. None takes the package's own.
         dtype: Of the weights, which are stored in float16.
 
     Returns:
@@ -24,7 +26,8 @@ def load(folder: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any, A
     """
     from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-    if not (Path(folder) / "config.json").is_file():
+    folder = SHIPPED if folder is None else Path(folder)
+    if not (folder / "config.json").is_file():
         raise ValueError(f"tiny_vlm.load: folder must hold a checkpoint, got {str(folder)!r}")
     model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=dtype)
     return model.eval(), LlavaProcessor.from_pretrained(folder)

@@ -1,0 +1,175 @@
+"""A model answers an exam under ``svdprune_ext.apply``.
+
+Note [each image is encoded once]
+Some eleven questions are asked about an image, and which of its tokens are kept does not depend on them.
+So the patched model's own ``get_image_features`` runs once for each image, and ``generate`` is then handed
+what it returned, rows of dropped tokens marked as ``apply`` marks them. All else is the plain way: the
+answers are those of processor, ``apply`` and ``generate``, which a test holds. A method that looks at the
+question does so in the decoder, which runs for every question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import svdprune_ext
+from svdprune_ext.evaluation.cells import Cell
+from svdprune_ext.evaluation.exam import Exam
+from svdprune_ext.models.families import family_of
+from svdprune_ext.tiny_vlm.evaluation import LONGEST_ANSWER
+
+_IMAGES = 32  # a call of the vision tower
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The images of an exam, as ``generate`` is to see them.
+
+    Attributes:
+        rows: Behind the projector [images, N, H]; NaN in the rows of dropped tokens.
+        kept: Whether each token is kept, bool [images, N]; None where the vision side keeps all.
+        rank: Mean number of leading directions; None for a method without.
+    """
+
+    rows: Tensor
+    kept: Tensor | None
+    rank: float | None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What became of an exam.
+
+    Attributes:
+        given: The model's answers, in the order of ``Exam.asked``.
+        kept: As of ``Encoded``.
+        rank: As of ``Encoded``.
+    """
+
+    given: tuple[str, ...]
+    kept: Tensor | None
+    rank: float | None
+
+
+@torch.inference_mode()
+def answer(model: Any, processor: Any, exam: Exam, cell: Cell) -> Answered:
+    """Asks everything once, greedily.
+
+    Args:
+        model: A ``LlavaForConditionalGeneration`` that is not patched.
+        processor: Its ``LlavaProcessor``.
+        exam: What to ask.
+        cell: What is done to the model first; it is as before afterwards.
+
+    Returns:
+        The answers, and which tokens were kept.
+
+    Raises:
+        ValueError: ``apply`` refuses the cell's arguments, or ``scored_layer`` is given for a method that
+            merges.
+    """
+    scored = None if cell.scored_layer is None else _kept_by_layer(model, exam, cell)
+    with _applied(model, cell) as handle:
+        encoded = _encode(model, exam, handle) if scored is None else scored
+        with _replaying(model.base_model, encoded.rows):
+            given = _generate(model, processor, exam)
+    return Answered(tuple(given), encoded.kept, encoded.rank)
+
+
+def features(model: Any, exam: Exam) -> Tensor:
+    """What the projector takes of each image, unpruned: [images, N, D]."""
+    caught: list[Tensor] = []
+    projector = family_of(model).projector(model.base_model)
+    hook = projector.register_forward_pre_hook(lambda _, args: caught.append(args[0].cpu()))
+    try:
+        with torch.inference_mode():
+            _rows(model, exam, None)
+    finally:
+        hook.remove()
+    return torch.cat(caught)
+
+
+def _applied(model: Any, cell: Cell) -> Any:
+    """The context in which the model is as the cell says; gives the handle, or None where nothing is done."""
+    if cell.keep is None:
+        return nullcontext()
+    arguments = dict(cell.arguments)
+    seed = arguments.get("options", {}).get("seed")
+    if isinstance(seed, int):
+        # An int would draw the same tokens of every image.
+        generator = torch.Generator().manual_seed(seed)
+        arguments["options"] = {**arguments["options"], "seed": generator}
+    return svdprune_ext.apply(model, cell.keep, **arguments)
+
+
+def _encode(model: Any, exam: Exam, handle: Any, layer: int | None = None) -> Encoded:
+    rows = _rows(model, exam, layer)
+    if handle is None or handle.last is None:
+        return Encoded(rows, None, None)
+    rank = handle.last.rank.float().mean().item()
+    return Encoded(rows, torch.stack(handle.last.kept).cpu(), rank or None)
+
+
+def _rows(model: Any, exam: Exam, layer: int | None) -> Tensor:
+    """What ``get_image_features`` returns of every image [images, N, H], as it is patched at the time."""
+    options: dict[str, Any] = {} if layer is None else {"vision_feature_layer": layer}
+    rows: list[Tensor] = []
+    for pixels in exam.pixels.split(_IMAGES):
+        given = pixels.to(model.device, model.dtype)
+        output = model.base_model.get_image_features(given, return_dict=True, **options)
+        rows += list(output.pooler_output)
+    return torch.stack(rows)
+
+
+def _kept_by_layer(model: Any, exam: Exam, cell: Cell) -> Encoded:
+    """The model's own rows, those marked that ``apply`` drops when it sees the features of another layer."""
+    name = cell.arguments.get("method", "svd")
+    if svdprune_ext.methods.get(name).merges:
+        raise ValueError(f"answer: scored_layer must be None for {name}, which merges tokens")
+    with _applied(model, cell) as handle:
+        encoded = _encode(model, exam, handle, cell.scored_layer)
+    rows, kept = _rows(model, exam, None), encoded.kept
+    assert kept is not None
+    return Encoded(rows.masked_fill(~kept.unsqueeze(-1), torch.nan), kept, encoded.rank)
+
+
+@contextmanager
+def _replaying(base: Any, rows: Tensor) -> Iterator[None]:
+    """Lets ``get_image_features`` return rows of images whose numbers it is given in place of pixels."""
+    before = base.__dict__.get("get_image_features")  # None: the class's own
+
+    def replay(pixel_values: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return SimpleNamespace(pooler_output=list(rows[pixel_values]))
+
+    base.get_image_features = replay
+    try:
+        yield
+    finally:
+        if before is None:
+            del base.get_image_features
+        else:
+            base.get_image_features = before
+
+
+def _generate(model: Any, processor: Any, exam: Exam) -> list[str]:
+    given = [""] * len(exam.asked)
+    for batch in exam.batches:
+        output = model.generate(
+            input_ids=batch.input_ids.to(model.device),
+            attention_mask=batch.attention_mask.to(model.device),
+            pixel_values=batch.images.to(model.device),
+            max_new_tokens=LONGEST_ANSWER,
+            do_sample=False,
+        )
+        new = output[:, batch.input_ids.shape[1] :]
+        texts = processor.batch_decode(new, skip_special_tokens=True)
+        for place, text in zip(batch.places, texts, strict=True):
+            given[place] = text.strip()
+    return given

@@ -1,0 +1,96 @@
+"""What is worth comparing: the methods with one another, and what the paper of SVD-Prune leaves open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from svdprune_ext import methods
+from svdprune_ext.evaluation.cells import Series
+
+BUDGETS = (192, 128, 64, 32, 16, 8)
+REFERENCE = Series("SVD leverage", "methods")  # as in the paper; the others are compared with it
+
+PAPER = "as in the paper"  # what the reference is called among its variants
+
+_NAMES = {
+    "ridge": "ridge leverage",
+    "random": "random",
+    "uniform": "uniform grid",
+    "norm": "L2 norm",
+    "cls_attention": "[CLS] attention (FasterVLM)",
+    "divprune": "max-min diversity (DivPrune)",
+    "cdpruner": "DPP without text (CDPruner)",
+    "dart": "duplication (DART)",
+    "visionzip": "dominant + merged (VisionZip)",
+}
+
+
+def _methods(seeds: int) -> list[Series]:
+    """Every method that ``apply`` runs at SVD-Prune's place."""
+    series = [REFERENCE]
+    for name in methods.available():
+        if name == "svd" or methods.get(name).attention == "decoder":
+            continue
+        drawn = tuple(range(seeds)) if name == "random" else ()
+        series.append(Series(_NAMES.get(name, name), "methods", {"method": name}, seeds=drawn))
+    return series
+
+
+def _ablations(seeds: int) -> list[Series]:
+    """Rank, centring, place, layer, budget and positions, one at a time."""
+    cut = "where the spectrum is cut (paper: 90 % of the energy)"
+    series = [
+        _paper(cut),
+        *(
+            Series(f"{100 * share:g} % of the energy", cut, {"variance": share})
+            for share in (0.5, 0.7, 0.8, 0.95, 0.99)
+        ),
+        *(Series(f"rank {rank}", cut, {"rank": rank}) for rank in (4, 8, 16, 32)),
+    ]
+    centre = "centred or not"
+    series += [
+        _paper(centre),
+        Series("centred", centre, {"center": True}),
+        Series("centred, 95 % of the energy", centre, {"center": True, "variance": 0.95}),
+    ]
+    place = "features before or behind the projector"
+    series += [_paper(place), Series("behind the projector", place, {"features": "projector"})]
+    layer = "features of the last or the last but one vision layer"
+    series += [_paper(layer), Series("scored by the last layer", layer, scored_layer=-1)]
+    budget = "fixed or adaptive budget"
+    series += [
+        Series(f"coverage {share:g}", budget, {"coverage": share}) for share in (0.3, 0.5, 0.7, 0.9)
+    ]
+    numbering = "compact or original positions"
+    for name, arguments in (
+        ("SVD leverage", {}),
+        ("uniform grid", {"method": "uniform"}),
+        ("max-min diversity (DivPrune)", {"method": "divprune"}),
+    ):
+        original = {**arguments, "positions": "original"}
+        series += [
+            Series(f"{name}, compact", numbering, arguments),
+            Series(f"{name}, original", numbering, original),
+        ]
+    return series
+
+
+def _quick(seeds: int) -> list[Series]:
+    """A few methods at two budgets."""
+    wanted = ("svd", "random", "uniform", "divprune")
+    return [
+        Series(s.name, s.group, s.arguments, seeds=s.seeds[:1], budgets=(32, 16))
+        for s in _methods(seeds)
+        if s.arguments.get("method", "svd") in wanted
+    ]
+
+
+def _paper(group: str) -> Series:
+    return Series(PAPER, group)
+
+
+PRESETS: Mapping[str, Callable[[int], list[Series]]] = {
+    "methods": _methods,
+    "ablations": _ablations,
+    "quick": _quick,
+}
