@@ -81,10 +81,10 @@ def rater_scores(
             k,
             raters,
             visual,
-            mask=mask,
+            mask,
+            head_weights,
             causal=causal,
             scale=scale,
-            head_weights=head_weights,
         )
     )
 
@@ -95,11 +95,11 @@ def _(
     k: Tensor,
     raters: Tensor,
     visual: Tensor,
-    *,
     mask: Tensor | None = None,
+    head_weights: Tensor | None = None,
+    *,
     causal: bool = True,
     scale: float | None = None,
-    head_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     for name, tensor, dims, shape in (
         ("q", q, 4, "[B, H, L, d]"),
@@ -131,7 +131,7 @@ def _setup(
 
 
 def _backward(ctx: Any, *_: Any) -> tuple[None, ...]:
-    return (None,) * 4
+    return (None,) * 6
 
 
 torch.library.register_autograd("svdprune::rater_scores", _backward, setup_context=_setup)
