@@ -52,14 +52,14 @@ inline void check_queries_and_keys(const char* op, const Tensor& q, const Tensor
     refuse(op, "k must have q's dtype ", torch::headeronly::toString(dtype), ", got ",
            torch::headeronly::toString(k.scalar_type()));
   }
-  if (q.dim() != 4 || q.size(3) < 1) {
-    refuse(op, "q must be [B, H, L, d] with d >= 1, got shape ", shape_of(q));
+  if (q.dim() != 4 || q.size(1) < 1 || q.size(3) < 1) {
+    refuse(op, "q must be [B, H, L, d] with H, d >= 1, got shape ", shape_of(q));
   }
   if (k.dim() != 4 || k.size(0) != q.size(0) || k.size(3) != q.size(3)) {
     refuse(op, "k must be [B, Hkv, S, d] with B = ", q.size(0), " and d = ", q.size(3),
            " of q, got shape ", shape_of(k));
   }
-  if (q.size(1) > 0 && (k.size(1) < 1 || q.size(1) % k.size(1) != 0)) {
+  if (k.size(1) < 1 || q.size(1) % k.size(1) != 0) {
     refuse(op, "k must have a number of heads that divides the ", q.size(1), " of q, got ",
            k.size(1));
   }

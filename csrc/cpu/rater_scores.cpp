@@ -90,12 +90,12 @@ class Prompt {
         head_weights_(head_weights),
         raters_(std::move(raters)),
         runs_(std::move(runs)),
-        group_(args.heads / std::max<int64_t>(args.key_heads, 1)) {}
+        group_(args.heads / args.key_heads) {}
 
   // scores [N], attention [R, N], head_mass [H], all of them zeros before.
   void score(Crew& crew, T* scores, T* attention, T* head_mass) const {
     const int64_t all = static_cast<int64_t>(raters_.size()), columns = args_.columns;
-    const int64_t most = std::max<int64_t>(1, kRows / std::max<int64_t>(group_, 1));
+    const int64_t most = std::max<int64_t>(1, kRows / group_);
     const int64_t parts = std::min(kParts, args_.key_heads);
     std::vector<T> sums(parts * std::min(most, all) * columns);
     for (int64_t first = 0; first < all; first += most) {
