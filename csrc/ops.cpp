@@ -1,5 +1,5 @@
 // Every op schema of svdprune_ext. The kernels register themselves, per backend, in
-// cpu/prune.cpp and cuda/; fake kernels and autograd are registered in svdprune_ext/_register.py.
+// cpu/ and cuda/; fake kernels and autograd are registered in svdprune_ext/_register.py and rater.py.
 
 #include "stable.h"
 
@@ -41,4 +41,13 @@ STABLE_TORCH_LIBRARY(svdprune, m) {
       "SymInt max_seqlen, float variance=0.9, SymInt? rank=None, bool center=False, "
       "str solver=\"auto\", str select=\"topk\") "
       "-> (Tensor tokens, Tensor indices, Tensor scores, Tensor rank)");
+
+  // Attention that queries `raters` [B, R] of q [B, H, L, d] pay to keys `visual` [B, N] of k
+  // [B, Hkv, S, d]; -1 is padding. mask: [B, S] or [B or 1, H or 1, L, S], true for keys that are seen;
+  // head_weights [B, H]. Mean over heads and raters: scores [B, N]; over heads: attention [B, R, N]; share
+  // of each head's attention that goes there: head_mass [B, H].
+  m.def(
+      "rater_scores(Tensor q, Tensor k, Tensor raters, Tensor visual, Tensor? mask=None, "
+      "Tensor? head_weights=None, *, bool causal=True, float? scale=None) "
+      "-> (Tensor scores, Tensor attention, Tensor head_mass)");
 }

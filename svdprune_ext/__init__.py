@@ -20,6 +20,7 @@ from svdprune_ext.ops import (  # noqa: E402
     prune_adaptive,
     prune_varlen,
 )
+from svdprune_ext.rater import RaterScores, rater_scores  # noqa: E402
 
 if not has_cuda:
     _register.refuse_cuda()
@@ -31,6 +32,7 @@ __all__ = [
     "LeverageScores",
     "Pruned",
     "PrunedAdaptive",
+    "RaterScores",
     "SVDPrune",
     "apply",
     "diagnose",
@@ -40,5 +42,6 @@ __all__ = [
     "prune",
     "prune_adaptive",
     "prune_varlen",
+    "rater_scores",
     "supported_models",
 ]

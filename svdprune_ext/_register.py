@@ -172,11 +172,11 @@ for _name, _inputs in (("prune", 2), ("prune_adaptive", 2), ("prune_varlen", 3))
     )
 
 
-def _refuse_cuda(op: str) -> Any:
+def _refuse_cuda(op: str, argument: str = "x") -> Any:
     def kernel(*_: Any, **__: Any) -> Any:
         raise RuntimeError(
-            f"svdprune::{op}: x must be on the CPU, got a CUDA tensor: this build of svdprune_ext has no "
-            "CUDA backend (`svdprune info` says how to get it)"
+            f"svdprune::{op}: {argument} must be on the CPU, got a CUDA tensor: this build of svdprune_ext "
+            "has no CUDA backend (`svdprune info` says how to get it)"
         )
 
     return kernel
@@ -186,3 +186,4 @@ def refuse_cuda() -> None:
     """Gives CUDA tensors a clear error, where no CUDA backend was loaded."""
     for op in ("leverage_scores", "diagnose", "prune", "prune_adaptive", "prune_varlen"):
         torch.library.impl(f"svdprune::{op}", "CUDA", _refuse_cuda(op))
+    torch.library.impl("svdprune::rater_scores", "CUDA", _refuse_cuda("rater_scores", "q"))

@@ -3,6 +3,7 @@
 ``oracle_*`` is the specification of SVD-Prune (arXiv 2604.11530, section 3): slow, plain, in float64, one
 image after the other; every backend is tested against it. ``reference_prune`` is the same method as one
 would write it in PyTorch for use, batched and in the input's precision: benchmarks compare with it.
+``oracle_rater_scores`` specifies ``rater_scores``, whole attention matrices and all.
 """
 
 from __future__ import annotations
@@ -130,3 +131,47 @@ def gram_eigh_prune(
     indices = scores.topk(keep, dim=-1).indices.sort(dim=-1).values
     tokens = x.gather(1, indices[..., None].expand(-1, -1, x.shape[-1]))
     return tokens, indices, scores, rank
+
+
+def oracle_rater_scores(
+    q: Tensor,
+    k: Tensor,
+    raters: Tensor,
+    visual: Tensor,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = True,
+    scale: float | None = None,
+    head_weights: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``rater_scores`` by the whole attention [B, H, L, S] in float64; arguments and results are its own."""
+    batch, heads, length, width = q.shape
+    keys = k.shape[2]
+    k = k.double().repeat_interleave(heads // k.shape[1], dim=1)
+    logits = q.double() @ k.mT * (width**-0.5 if scale is None else scale)
+
+    seen = torch.ones_like(logits, dtype=torch.bool)
+    if causal:
+        seen &= seen.tril(keys - length)
+    if mask is not None:
+        seen &= mask[:, None, None, :] if mask.dim() == 2 else mask
+    attention = logits.masked_fill(~seen, -torch.inf).softmax(-1)
+    # A row that sees nothing is 0 / 0; a NaN that comes of q or k stays.
+    attention = attention.masked_fill(~seen, 0)
+
+    weights = q.new_full((batch, heads), 1 / heads, dtype=torch.float64)
+    if head_weights is not None:
+        weights = head_weights.double()
+    scores = q.new_zeros((batch, visual.shape[1]), dtype=torch.float64)
+    paid = q.new_zeros((batch, *raters.shape[1:], *visual.shape[1:]), dtype=torch.float64)
+    head_mass = torch.zeros_like(weights)
+    for b in range(batch):
+        rows, columns = raters[b] >= 0, visual[b] >= 0
+        if not rows.any():
+            continue
+        per_head = attention[b][:, raters[b][rows]][:, :, visual[b][columns]]  # [H, raters, N]
+        of_raters = (weights[b][:, None, None] * per_head).sum(0)
+        paid[b][rows[:, None] & columns] = of_raters.flatten()
+        scores[b][columns] = of_raters.mean(0)
+        head_mass[b] = per_head.sum(-1).mean(-1).masked_fill(weights[b] == 0, 0)
+    return scores, paid, head_mass

@@ -1,0 +1,147 @@
+#include "softmax.h"
+
+#include "clones.h"
+
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+namespace svdprune::cpu {
+
+namespace {
+
+struct BFloat16 {
+  uint16_t bits;
+  [[gnu::always_inline]] operator float() const {
+    return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+  }
+};
+
+struct Half {
+  uint16_t bits;
+  // Exponent and fraction are moved into float32's places, which leaves the exponent 112 too low; that of NaN and
+  // Inf then has its upper bits set.
+  [[gnu::always_inline]] operator float() const {
+    const uint32_t magnitude = static_cast<uint32_t>(bits & 0x7fff) << 13;
+    const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16;
+    const uint32_t special = magnitude >= 0x0f800000 ? 0x7f800000 : 0;
+    const float value = std::bit_cast<float>(magnitude) * 0x1p112F;
+    return std::bit_cast<float>(std::bit_cast<uint32_t>(value) | sign | special);
+  }
+};
+
+template <class S, class T>
+[[gnu::always_inline]] inline void read(const void* row, int64_t stride, int64_t n, T* out) {
+  const S* from = static_cast<const S*>(row);
+  if (stride == 1) {
+    for (int64_t i = 0; i < n; ++i) {
+      out[i] = static_cast<T>(from[i]);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < n; ++i) {
+    out[i] = static_cast<T>(from[i * stride]);
+  }
+}
+
+template <class T>
+[[gnu::always_inline]] inline void read_any(const void* row, ScalarType dtype, int64_t stride,
+                                            int64_t n, T* out) {
+  switch (dtype) {
+    case ScalarType::Double:
+      return read<double>(row, stride, n, out);
+    case ScalarType::Float:
+      return read<float>(row, stride, n, out);
+    case ScalarType::Half:
+      return read<Half>(row, stride, n, out);
+    case ScalarType::BFloat16:
+      return read<BFloat16>(row, stride, n, out);
+    default:
+      throw std::logic_error("svdprune: dtype not checked at the boundary");
+  }
+}
+
+// e^x for x <= 0 by 2^n e^r, |r| <= ln 2 / 2, with the Taylor polynomial of degree 7: off by two units in the last
+// place. 0 below the normal numbers.
+[[gnu::always_inline]] inline float exponential(float x) {
+  constexpr float kRounder = 0x1.8p23F;  // added, it leaves an integer in the lower bits
+  const float shifted = x * 0x1.715476p0F + kRounder;
+  const float n = shifted - kRounder;
+  const float r = (x - n * 0x1.62e4p-1F) - n * 0x1.7f7d1cp-20F;
+  float p = 1.0F / 5040;
+  p = p * r + 1.0F / 720;
+  p = p * r + 1.0F / 120;
+  p = p * r + 1.0F / 24;
+  p = p * r + 1.0F / 6;
+  p = p * r + 0.5F;
+  p = p * r + 1;
+  p = p * r + 1;
+  const uint32_t exponent = std::bit_cast<uint32_t>(shifted) << 23;
+  const float value = std::bit_cast<float>(std::bit_cast<uint32_t>(p) + exponent);
+  return x < -87.3F ? 0 : x != x ? x : value;
+}
+
+[[gnu::always_inline]] inline double exponential(double x) {
+  return std::exp(x);
+}
+
+template <class T>
+[[gnu::always_inline]] inline T exponentials_of(T* values, int64_t n) {
+  T largest = -std::numeric_limits<T>::infinity();
+#pragma omp simd reduction(max : largest)
+  for (int64_t i = 0; i < n; ++i) {
+    largest = values[i] > largest ? values[i] : largest;  // passes over NaN
+  }
+  largest = largest == -std::numeric_limits<T>::infinity() ? 0 : largest;
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) {
+    const T value = exponential(values[i] - largest);
+    values[i] = value;
+    sum += value;
+  }
+  return sum;
+}
+
+template <class T>
+[[gnu::always_inline]] inline T add_scaled_to(const T* __restrict values, int64_t n, T factor,
+                                              T* __restrict out) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) {
+    out[i] += factor * values[i];
+    sum += values[i];
+  }
+  return sum;
+}
+
+}  // namespace
+
+SVDPRUNE_CLONES void read_row(const void* row, ScalarType dtype, int64_t stride, int64_t n,
+                              float* out) {
+  read_any(row, dtype, stride, n, out);
+}
+
+SVDPRUNE_CLONES void read_row(const void* row, ScalarType dtype, int64_t stride, int64_t n,
+                              double* out) {
+  read_any(row, dtype, stride, n, out);
+}
+
+SVDPRUNE_CLONES float exponentials(float* values, int64_t n) {
+  return exponentials_of(values, n);
+}
+
+SVDPRUNE_CLONES double exponentials(double* values, int64_t n) {
+  return exponentials_of(values, n);
+}
+
+SVDPRUNE_CLONES float add_scaled(const float* values, int64_t n, float factor, float* out) {
+  return add_scaled_to(values, n, factor, out);
+}
+
+SVDPRUNE_CLONES double add_scaled(const double* values, int64_t n, double factor, double* out) {
+  return add_scaled_to(values, n, factor, out);
+}
+
+}  // namespace svdprune::cpu
