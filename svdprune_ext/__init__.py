@@ -7,6 +7,7 @@ from svdprune_ext._load import load_libraries as _load_libraries
 has_cuda = _load_libraries()
 
 from svdprune_ext import _register, methods  # noqa: E402  (need the op schemas)
+from svdprune_ext.in_decoder import FastV, PyramidDrop, SparseVLM  # noqa: E402
 from svdprune_ext.models import apply, supported_models  # noqa: E402
 from svdprune_ext.module import SVDPrune  # noqa: E402
 from svdprune_ext.ops import (  # noqa: E402
@@ -29,11 +30,14 @@ __version__ = _version("svdprune_ext")
 
 __all__ = [
     "Diagnosis",
+    "FastV",
     "LeverageScores",
     "Pruned",
     "PrunedAdaptive",
+    "PyramidDrop",
     "RaterScores",
     "SVDPrune",
+    "SparseVLM",
     "apply",
     "diagnose",
     "has_cuda",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
 from torch import nn
 
+from svdprune_ext.in_decoder import DecoderMethod
 from svdprune_ext.methods import get
 from svdprune_ext.models.decoder import DecoderSide
+from svdprune_ext.models.decoder_methods import DECODER_METHODS, check_model, from_arguments
+from svdprune_ext.models.depth import DepthSide
 from svdprune_ext.models.families import family_of, supported_models
 from svdprune_ext.models.family import Family
 from svdprune_ext.models.settings import Settings
@@ -28,19 +32,24 @@ class Handle:
     def __init__(
         self,
         model: nn.Module,
-        settings: Settings,
-        vision: VisionSide,
+        settings: Settings | None,
+        vision: VisionSide | None,
+        depth: DepthSide | None,
         removers: list[Callable[[], None]],
     ) -> None:
         self.settings = settings
         self._model = model
-        self._vision = vision
+        self._vision, self._depth = vision, depth
         self._removers = removers
 
     @property
     def last(self) -> Selection | None:
-        """What was kept of the images and videos encoded last; None before the first."""
-        return self._vision.last
+        """What was kept of the images and videos seen last; None before the first."""
+        before = None if self._vision is None else self._vision.last
+        within = None if self._depth is None else self._depth.last
+        if within is None:
+            return before
+        return replace(Selection() if before is None else before, decoder=within)
 
     def remove(self) -> None:
         """Restores the model exactly. Calling it again does nothing."""
@@ -76,6 +85,9 @@ def apply(
     center: bool = False,
     solver: str = "auto",
     positions: str | None = None,
+    tokens: int | Sequence[int | float] | None = None,
+    version: str | None = None,
+    then: DecoderMethod | None = None,
 ) -> Handle:
     """Makes a VLM prune the vision tokens of each image to those of highest leverage, or by another method.
 
@@ -83,8 +95,9 @@ def apply(
     row for each input token, where the row of a dropped token repeats the one before it.
 
     Modifications: forward hooks on the base model, the projector and the decoder, and ``get_image_features``
-    (``get_video_features``) of the base model on the instance, with "prompt" also ``generate``; no weight and
-    no configuration is touched. One forward pass at a time.
+    (``get_video_features``) of the base model on the instance, with "prompt" also ``generate``; for a method
+    within the decoder hooks on its layers, and ``config`` of a few attention modules on the instance. No
+    weight and no shared configuration is touched. One forward pass at a time.
 
     Args:
         model: A model of one of ``supported_models()``.
@@ -94,7 +107,9 @@ def apply(
             Those take ``keep``, ``features``, ``positions``, and the same ``per`` and ``scope``; they choose
             within each group by itself. One that goes by attention takes it from the vision tower, at the
             layer of the features; one that merges takes the features for the projector, so it needs a
-            projector that maps row by row, or merges behind it with ``features="projector"``.
+            projector that maps row by row, or merges behind it with ``features="projector"``. Or a method
+            that prunes within the decoder: "sparsevlm" takes ``tokens`` and ``version``, "fastv" ``keep``,
+            "pyramiddrop" neither; see ``svdprune_ext.SparseVLM``, ``FastV`` and ``PyramidDrop``.
         options: The method's own options, by name; none for "svd", whose are arguments here.
         coverage: Keep the fewest tokens that hold this share of the leverage, in (0, 1], and no more than
             ``keep``. None keeps as many as ``keep`` says.
@@ -112,6 +127,9 @@ def apply(
             handed the kept tokens alone. "original": the kept tokens' own ids, and what follows goes on
             from the full prompt's. None: "original" for models with M-RoPE, whose ids hold the image's
             grid, "compact" for all others, as in most published pruners.
+        tokens: For "sparsevlm": a published number, or a schedule.
+        version: For "sparsevlm": "1.0", "1.5" (the default) or "2.0".
+        then: A method that prunes within the decoder what ``method`` leaves: ``SparseVLM(tokens=64)``.
 
     Returns:
         A handle: ``.remove()`` undoes it, ``.last`` tells what was kept.
@@ -124,9 +142,10 @@ def apply(
     family = family_of(model)
     if model in _patched:
         raise ValueError("apply: model is patched already; call remove() on its handle first")
+    options = {} if options is None else options
     settings = Settings(
-        method=method,
-        options={} if options is None else options,
+        method="svd" if method in DECODER_METHODS else method,
+        options={} if method in DECODER_METHODS else options,
         keep=keep,
         coverage=coverage,
         per=per,
@@ -138,17 +157,56 @@ def apply(
         solver=solver,
         positions=family.positions if positions is None else positions,
     )
+    if method in DECODER_METHODS:
+        _check_alone(method, settings, positions, then)
+        within = from_arguments(method, keep, tokens, version, options)
+        return _install(model, family, None, within)
+    for name, value in (("tokens", tokens), ("version", version)):
+        if value is not None:
+            raise ValueError(f"apply: {name} must be left out for method {method}, got {value!r}")
+    if not isinstance(then, DecoderMethod | None):
+        raise ValueError(
+            f"apply: then must be None, SparseVLM, FastV or PyramidDrop, got {type(then).__name__}"
+        )
+    return _install(model, family, settings, then)
+
+
+def _check_alone(
+    method: str, settings: Settings, positions: str | None, then: DecoderMethod | None
+) -> None:
+    """Refuses arguments that a method within the decoder does not have."""
+    given = {"then": then, "positions": positions, "coverage": settings.coverage}
+    defaults = {"per": "image", "scope": "image", "features": "encoder", "variance": 0.9}
+    defaults |= {"rank": None, "center": False, "solver": "auto"}
+    given |= {name: getattr(settings, name) for name in defaults}
+    for name, value in given.items():
+        if value != defaults.get(name):
+            raise ValueError(f"apply: {name} must be left out for method {method}, got {value!r}")
+
+
+def _install(
+    model: Any, family: Family, settings: Settings | None, within: DecoderMethod | None
+) -> Handle:
+    """Puts the hooks of one or both methods in place; of two, those before the decoder first."""
     base, decoder = model.base_model, model.get_decoder()
-    vision = VisionSide(family, base, settings, _tower_attention(family, base, settings))
-    side = DecoderSide(family, settings, vision, base, decoder)
-    removers = [
-        *vision.install(model),
-        base.register_forward_pre_hook(side.before_model, with_kwargs=True).remove,
-        decoder.register_forward_pre_hook(side.before_decoder, with_kwargs=True).remove,
-        decoder.register_forward_hook(side.after_decoder, with_kwargs=True).remove,
-    ]
+    vision, side, depth = None, None, None
+    if within is not None:
+        check_model(within, family, decoder)
+    removers: list[Callable[[], None]] = []
+    if settings is not None:
+        vision = VisionSide(family, base, settings, _tower_attention(family, base, settings))
+        side = DecoderSide(family, settings, vision, base, decoder)
+        removers += [
+            *vision.install(model),
+            base.register_forward_pre_hook(side.before_model, with_kwargs=True).remove,
+            decoder.register_forward_pre_hook(side.before_decoder, with_kwargs=True).remove,
+            decoder.register_forward_hook(side.after_decoder, with_kwargs=True).remove,
+        ]
+    if within is not None:
+        depth = DepthSide(within, base, decoder, side)
+        removers += depth.install()
     _patched.add(model)
-    return Handle(model, settings, vision, removers)
+    return Handle(model, settings, vision, depth, removers)
 
 
 def _tower_attention(family: Family, base: Any, settings: Settings) -> TowerAttention | None:

@@ -20,7 +20,7 @@ from svdprune_ext.models.masks import (
     padding_of,
     says_who_sees_whom,
 )
-from svdprune_ext.models.sequence import Layout, Packing, compact_positions
+from svdprune_ext.models.sequence import Layout, Packing, compact_positions, pack_deepstack
 from svdprune_ext.models.settings import Settings
 from svdprune_ext.models.vision import VisionSide
 
@@ -39,6 +39,11 @@ class DecoderSide:
         self._window: int | None = getattr(decoder.config, "sliding_window", None)
         self._mask: Tensor | None = None  # what the model was called with, [B, positions]
         self._dropping: tuple[Packing, Layout] | None = None
+
+    @property
+    def packing(self) -> Packing | None:
+        """How the step under way was packed; None if it drops nothing."""
+        return None if self._dropping is None else self._dropping[0]
 
     def before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Begins a step. On a cache with dropped tokens it says what the model would ask of the cache."""
@@ -143,7 +148,7 @@ class DecoderSide:
             "attention_mask": by_slot,
             "position_ids": self._packed_positions(given, packing, before, padding),
         }
-        _pack_deepstack(new_kwargs, packing)
+        pack_deepstack(new_kwargs, packing)
         return new_kwargs
 
     def _go_on(self, kwargs: dict[str, Any], layout: Layout) -> dict[str, Any]:
@@ -288,13 +293,3 @@ def _known_when_compiling(dropped: int | None, rows: int) -> int:
 def _capacity(cache: Any) -> int | None:
     """Number of slots of a static cache; None for one that grows."""
     return int(cache.get_max_length()) if getattr(cache, "is_compileable", False) else None
-
-
-def _pack_deepstack(kwargs: dict[str, Any], packing: Packing) -> None:
-    """Qwen3-VL adds features of its own to the vision tokens of the first layers."""
-    vision = kwargs.get("visual_pos_masks")
-    if vision is None:
-        return
-    kept = packing.kept[vision]
-    kwargs["visual_pos_masks"] = vision.gather(1, packing.index) & packing.valid
-    kwargs["deepstack_visual_embeds"] = [rows[kept] for rows in kwargs["deepstack_visual_embeds"]]

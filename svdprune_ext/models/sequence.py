@@ -12,6 +12,7 @@ with left padding; the slots left over at the left are filled, and masked.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -144,3 +145,13 @@ def compact_positions(position_ids: Tensor, packing: Packing, before: Tensor) ->
     """
     dropped = before + (~packing.kept).cumsum(1)
     return (position_ids - dropped).clamp_min(0).gather(1, packing.index)
+
+
+def pack_deepstack(kwargs: dict[str, Any], packing: Packing) -> None:
+    """Qwen3-VL adds features of its own to the vision tokens of the first layers."""
+    vision = kwargs.get("visual_pos_masks")
+    if vision is None:
+        return
+    kept = packing.kept[vision]
+    kwargs["visual_pos_masks"] = vision.gather(1, packing.index) & packing.valid
+    kwargs["deepstack_visual_embeds"] = [rows[kept] for rows in kwargs["deepstack_visual_embeds"]]

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from svdprune_ext.models.depth_record import InDecoder
 from svdprune_ext.models.family import Family, Grid, ToGrid
 from svdprune_ext.models.rows import by_row, indices, with_nan, with_tokens
 from svdprune_ext.models.selection import Choice, choose
@@ -35,11 +36,13 @@ class Selection:
             a separator, such as LLaVA-NeXT's ``image_newline``.
         kept: Whether each token is kept, bool [N].
         ranks: Number of leading directions, int32: of each scored group, in order; 0 by another method.
+        decoder: What a method within the decoder kept of these; None without such a method.
     """
 
     scores: tuple[Tensor, ...] = ()
     kept: tuple[Tensor, ...] = ()
     ranks: tuple[Tensor, ...] = ()
+    decoder: InDecoder | None = None
 
     @property
     def indices(self) -> tuple[Tensor, ...]:

@@ -1,0 +1,129 @@
+"""One step through the decoder's stages: what its layers get, and what they leave in the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from svdprune_ext.models.layer_slots import Behind, Slots, mask_by_slot
+from svdprune_ext.models.stage import Tokens
+
+
+@dataclass
+class Inputs:
+    """What the layers behind a cut get in place of what the decoder made for its first layer."""
+
+    attention_mask: Tensor | None
+    position_ids: Tensor | None
+    position_embeddings: Any  # None: as they are
+
+
+@dataclass
+class Step:
+    """A step, as far as it has come.
+
+    Attributes:
+        decoder: The decoder.
+        positions: "compact" or "original".
+        given: Position ids of the first layer [B or 1, M].
+        past: How many slots the layers of the present stage had before the step.
+        slots: Those of the present stage, the step's included.
+        before: Those of the layers behind each cut, before the step.
+        was_cut: Whether a cut of an earlier step dropped tokens.
+        tokens: Those of the present stage.
+        text: How many of the cache's last tokens will be in every layer.
+        first: Tokens of the first layer.
+        first_slots: Number of slots of the first layer, the step's included.
+        inputs: Of the layers behind each cut that was reached; None where they are the first layer's.
+        behind: Slots of these layers, the step's included.
+    """
+
+    decoder: Any
+    positions: str
+    given: Tensor
+    past: int
+    slots: Behind
+    before: tuple[Behind, ...]
+    was_cut: bool
+    tokens: Tokens
+    text: int
+    first: Tokens = field(init=False)
+    first_slots: int = field(init=False)
+    inputs: list[Inputs | None] = field(default_factory=list)
+    behind: list[Behind] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.first, self.first_slots = self.tokens, self.slots.valid.shape[1]
+
+    def go_behind(self, cut: int, hidden: Tensor) -> None:
+        """Enters the stage behind a cut, whose layers run on ``self.tokens`` with states ``hidden``."""
+        before, tokens = self.before[cut], self.tokens
+        ids, shift = self._position_ids(before.shift)
+        self.slots = before.followed_by(tokens.valid, tokens.are_all_valid, shift)
+        self.past = before.valid.shape[1]
+        self.behind.append(self.slots)
+        if tokens is self.first and not self.was_cut:
+            self.inputs.append(None)
+            return
+        implementation = self.decoder.config._attn_implementation
+        mask = mask_by_slot(self.slots, tokens.valid.shape[1], implementation, hidden.dtype)
+        embeddings = None
+        if ids is not self.given:
+            embeddings = self.decoder.rotary_emb(hidden, position_ids=ids.to(hidden.device))
+        # Flash attention takes a gap in the ids of a prompt without a mask for the start of another one.
+        may_have_gaps = self.positions == "original" and "flash" in implementation
+        self.inputs.append(Inputs(mask, None if may_have_gaps else ids, embeddings))
+
+    def _position_ids(self, shift: Tensor) -> tuple[Tensor, Tensor]:
+        """Ids of the present tokens [B, M], and by how much those of later tokens will be less than given."""
+        tokens, first = self.tokens, self.first
+        if tokens is first:
+            keep_ids = self.positions == "original" or not self.was_cut
+            return (self.given if keep_ids else (self.given - shift).clamp_min(0)), shift
+        given = self.given.expand(len(first.valid), -1)
+        if self.positions == "original":
+            return given.gather(1, tokens.source.clamp_min(0)), shift
+        place = torch.arange(given.shape[1], device=given.device)
+        last = torch.where(first.valid, place, 0).amax(1, keepdim=True)
+        start = given.gather(1, first.valid.int().argmax(1, keepdim=True)) - shift
+        numbers = tokens.valid.cumsum(1)
+        ids = (start + numbers - 1).clamp_min(0)
+        return ids, given.gather(1, last) + 1 - start - numbers[:, -1:]
+
+    def noted(self) -> Slots:
+        """What is to be noted on the cache."""
+        return Slots(self.first_slots, tuple(self.behind), self.text)
+
+
+def valid_slots(mask: Any, embeddings: Tensor, past: int) -> Tensor:
+    """Which slots of the first layer hold a token, the step's included: bool [B, S].
+
+    Raises:
+        ValueError: The mask is not one of tokens.
+    """
+    rows, new = embeddings.shape[:2]
+    if mask is None:
+        return torch.ones(rows, past + new, dtype=torch.bool, device=embeddings.device)
+    if not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape[1] < past + new:
+        got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise ValueError(
+            f"svdprune_ext: attention_mask must be None or [B, {past + new}] where vision tokens are dropped "
+            f"within the decoder, got {got}"
+        )
+    return mask[:, : past + new].bool().to(embeddings.device)
+
+
+def text_behind(vision: Tensor, valid: Tensor) -> Tensor:
+    """The text after the last vision token of each row; none in a row without: bool [B, M]."""
+    place = torch.arange(vision.shape[1], device=vision.device)
+    last = torch.where(vision, place, -1).amax(1, keepdim=True)
+    return valid & (place > last) & (last >= 0)
+
+
+def counted(valid: Tensor, vision: Tensor, text: Tensor) -> list[list[int]]:
+    """Number of tokens, vision tokens and text of each row. Waits for the device."""
+    counts: list[list[int]] = torch.stack([valid.sum(1), vision.sum(1), text.sum(1)], 1).tolist()
+    return counts
