@@ -20,7 +20,7 @@ import svdprune_ext  # noqa: E402
 from bench.tiny_vlm.build import build_model, build_processor  # noqa: E402
 from bench.tiny_vlm.train import save  # noqa: E402
 from svdprune_ext import lmms_eval_plugin, tiny_vlm  # noqa: E402
-from svdprune_ext.lmms_eval_plugin import MODEL, split_arguments  # noqa: E402
+from svdprune_ext.lmms_eval_plugin import MODEL, check_pruning, split_arguments  # noqa: E402
 
 OF_MODEL = ("pretrained", "device", "device_map")
 needs_lmms_eval = pytest.mark.skipif(
@@ -42,16 +42,17 @@ def test_arguments_of_apply_are_told_from_the_models():
     ("given", "message"),
     [
         ({"kept": 3}, r"model_args must be of svdprune_ext.apply \(keep, method, .*got kept"),
+        ({"options": "pivots"}, "options must be a JSON object, got 'pivots'"),
         ({"keep": -5.0}, r"keep must be an int >= 1 or a float in \(0, 1\], got -5.0"),
         ({"method": "best"}, "method must be one of svd, .*got 'best'"),
         ({"positions": "new"}, "positions must be None or one of compact, original, got 'new'"),
-        ({"options": "pivots"}, "options must be a JSON object, got 'pivots'"),
         ({"method": "dart", "options": '{"pivot": 4}'}, "option must be one of pivots, got pivot"),
     ],
 )
 def test_wrong_arguments_are_refused_before_a_model_is_loaded(given, message):
+    config = build_model().config
     with pytest.raises(ValueError, match=message):
-        split_arguments(given, OF_MODEL)
+        check_pruning(config, split_arguments(given, OF_MODEL)[1])
 
 
 def test_the_entry_point_is_declared_and_imports_no_lmms_eval():

@@ -12,8 +12,9 @@ from lmms_eval.models.chat.llava_hf import LlavaHf
 from lmms_eval.models.simple.llava_hf import VICUNA_CHAT_TEMPLATE
 from lmms_eval.models.simple.llava_hf import LlavaHf as LlavaHfSimple
 from loguru import logger
+from transformers import AutoConfig
 
-from svdprune_ext.lmms_eval_plugin import MODEL, split_arguments
+from svdprune_ext.lmms_eval_plugin import MODEL, check_pruning, split_arguments
 from svdprune_ext.models import Handle, apply
 
 _PARAMETERS = inspect.signature(LlavaHfSimple.__init__).parameters
@@ -39,6 +40,8 @@ class _Pruned:
 
     def __init__(self, **model_args: Any) -> None:
         of_model, pruning = split_arguments(model_args, _OF_MODEL)
+        pretrained = of_model.get("pretrained", _OF_MODEL["pretrained"].default)
+        check_pruning(AutoConfig.from_pretrained(pretrained), pruning)
         if PartialState().num_processes == 1:
             # Of lmms-eval's default, "", transformers 5 says that it is no device.
             device = of_model.get("device", _OF_MODEL["device"].default)

@@ -11,16 +11,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from svdprune_ext.models import apply
-from svdprune_ext.models.settings import Settings
 
 MODEL = "llava_hf_svdprune"
 _MODULE = "svdprune_ext.lmms_eval_llava"
-_DEFAULTS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(apply).parameters.items()
-    if parameter.default is not parameter.empty
-}
+_OF_APPLY = [name for name in inspect.signature(apply).parameters if name != "model"]
 
 
 def manifests() -> Any:
@@ -37,7 +34,7 @@ def manifests() -> Any:
 def split_arguments(
     given: Mapping[str, Any], of_model: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Tells the arguments of ``apply`` from those of lmms-eval's own model, and checks the former.
+    """Tells the arguments of ``apply`` from those of lmms-eval's own model.
 
     Args:
         given: As lmms-eval reads ``--model_args``; "none" stands for None, and ``options`` may be JSON.
@@ -47,17 +44,33 @@ def split_arguments(
         Arguments of lmms-eval's model, and arguments of ``apply``.
 
     Raises:
-        ValueError: A name is unknown, or an argument of ``apply`` is out of its range.
+        ValueError: A name is unknown, or ``options`` is no JSON.
     """
-    unknown = sorted(set(given) - set(_DEFAULTS) - set(of_model))
+    unknown = sorted(set(given) - set(_OF_APPLY) - set(of_model))
     if unknown:
         raise ValueError(
-            f"{MODEL}: model_args must be of svdprune_ext.apply ({', '.join(_DEFAULTS)}) or of lmms-eval's "
+            f"{MODEL}: model_args must be of svdprune_ext.apply ({', '.join(_OF_APPLY)}) or of lmms-eval's "
             f"llava_hf ({', '.join(of_model)}), got {', '.join(unknown)}"
         )
-    pruning = {name: _read(name, value) for name, value in given.items() if name in _DEFAULTS}
-    _check(pruning)
+    pruning = {name: _read(name, value) for name, value in given.items() if name in _OF_APPLY}
     return {name: value for name, value in given.items() if name not in pruning}, pruning
+
+
+def check_pruning(config: Any, pruning: Mapping[str, Any]) -> None:
+    """Refuses what ``apply`` would refuse, on a model without weights, before those are loaded.
+
+    Args:
+        config: The model's transformers configuration.
+        pruning: Arguments of ``apply``.
+
+    Raises:
+        ValueError: The model is not supported, or an argument is out of its range.
+    """
+    from transformers import AutoModelForImageTextToText
+
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    apply(model, **pruning).remove()
 
 
 def _read(name: str, value: Any) -> Any:
@@ -69,11 +82,3 @@ def _read(name: str, value: Any) -> Any:
         except json.JSONDecodeError as error:
             raise ValueError(f"{MODEL}: options must be a JSON object, got {value!r}") from error
     return value
-
-
-def _check(pruning: Mapping[str, Any]) -> None:
-    """Refuses what ``apply`` would, before the model is loaded."""
-    arguments = {**_DEFAULTS, **pruning}
-    arguments["options"] = arguments["options"] or {}
-    arguments["positions"] = arguments["positions"] or "compact"
-    Settings(**arguments)
