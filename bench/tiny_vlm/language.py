@@ -1,7 +1,8 @@
 """Stage B: projector and language model, on the trained tower's features.
 
 The tower is frozen, as in LLaVA's own first stage. Beside the answers, the token that ends a thing's name
-learns to tell where the thing is, which is the step that relations between two things need.
+learns to tell where the thing is, or that there is none, which is the step that relations between two things
+and questions of existence need.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.tiny_vlm.build import GRID, PATCH, WIDTH
+from bench.tiny_vlm.build import WIDTH
 from bench.tiny_vlm.fit import Budget, fit
 from bench.tiny_vlm.muon import optimisers
-from bench.tiny_vlm.packing import IGNORED, PREFIX, QUOTA, Packed, Packer
+from bench.tiny_vlm.packing import IGNORED, NOWHERE, PREFIX, QUOTA, Packed, Packer
 from bench.tiny_vlm.samples import batches, pixel_values
 from bench.tiny_vlm.tower import features_of
 from svdprune_ext.tiny_vlm.samples import Sample, sample
@@ -31,18 +32,18 @@ _HELD = 16  # validation images for each of a batch
 
 
 class Where(nn.Module):
-    """Reads a thing's column and row, in patches, off the token that names it; thrown away later."""
+    """Reads a thing's column and row, or nowhere, off the token that names it; thrown away later."""
 
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.RMSNorm(WIDTH)
-        self.read = nn.Linear(WIDTH, 2 * GRID)
+        self.read = nn.Linear(WIDTH, 2 * (NOWHERE + 1))
 
     def loss(self, hidden: Tensor, things: Tensor) -> Tensor:
         """Cross-entropy over the tokens of ``hidden`` ``[n, length, width]`` that name a thing."""
         named = things[..., 0] >= 0
-        logits = self.read(self.norm(hidden[named])).view(-1, GRID)
-        return F.cross_entropy(logits, (things[named] // PATCH).flatten())
+        logits = self.read(self.norm(hidden[named])).view(-1, NOWHERE + 1)
+        return F.cross_entropy(logits, things[named].flatten())
 
 
 def train_language(

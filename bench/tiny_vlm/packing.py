@@ -14,11 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.tiny_vlm.build import TOKENS
+from bench.tiny_vlm.build import GRID, PATCH, TOKENS
 from svdprune_ext.tiny_vlm.questions import Question
 from svdprune_ext.tiny_vlm.samples import Sample
+from svdprune_ext.tiny_vlm.scenes import Scene
 
 IGNORED = -100
+NOWHERE = GRID  # beside the columns and rows of patches
 PREFIX = 1 + TOKENS  # <s> and the image
 # How many questions of each kind about an image, at most: relations are what takes longest to learn.
 QUOTA = {
@@ -46,7 +48,8 @@ class Packed:
         owner: Number of the question a token belongs to, from 1; 0 is padding ``[n, length]``.
         labels: The next token where it belongs to an answer, else ``IGNORED`` ``[n, length]``.
         kinds: Index into ``QUOTA``'s kinds of each question ``[n, questions]``, by owner - 1; -1 is none.
-        things: Column and row in pixels of the thing that a token names last, else -1 ``[n, length, 2]``.
+        things: Column and row, in patches, of the thing that a token names last; ``NOWHERE`` twice if there is
+            no such thing, -1 if it names none ``[n, length, 2]``.
     """
 
     ids: Tensor
@@ -97,8 +100,7 @@ class Packer:
                 labels[row, at + len(asked) - 1 : end - 1] = answer
                 kinds[row, number] = list(QUOTA).index(question.kind)
                 for word, index in question.mentions:
-                    thing = sample.scene.things[index]
-                    things[row, at + word] = thing.x, thing.y
+                    things[row, at + word] = _place(sample.scene, index)
                 at = end
         arrays = (ids, positions, owner, labels, kinds, things)
         return Packed(*(torch.from_numpy(array) for array in arrays))
@@ -107,6 +109,12 @@ class Packer:
         if text not in self._known:
             self._known[text] = self._tokenizer.encode(text, add_special_tokens=False)
         return self._known[text] + ([self._tokenizer.eos_token_id] if end else [])
+
+
+def _place(scene: Scene, index: int | None) -> tuple[int, int]:
+    if index is None:
+        return NOWHERE, NOWHERE
+    return scene.things[index].x // PATCH, scene.things[index].y // PATCH
 
 
 def _choose(questions: tuple[Question, ...], rng: np.random.Generator) -> list[Question]:

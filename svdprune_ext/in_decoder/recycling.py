@@ -44,8 +44,8 @@ def density_peaks(x: Tensor, clusters: int) -> Tensor:
     centres = (to_denser * density).argsort(dim=1, descending=True, stable=True)[:, :clusters]
     to_centres = distance.gather(1, centres.unsqueeze(-1).expand(-1, -1, x.shape[1]))
     own_number = torch.arange(clusters, device=x.device).expand_as(centres)
-    nearest: Tensor = to_centres.argmin(1)
-    return nearest.scatter(1, centres, own_number)
+    number: Tensor = to_centres.argmin(1).scatter(1, centres, own_number)
+    return number
 
 
 def means(x: Tensor, cluster: Tensor, clusters: int) -> Tensor:

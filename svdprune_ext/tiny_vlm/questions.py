@@ -39,13 +39,13 @@ class Question:
         text: What is asked.
         answer: The one right answer.
         mentions: For each thing that ``text`` names: the index of the last word of its name in
-            ``text.split()``, and the index of the thing in the scene.
+            ``text.split()``, and the index of the thing in the scene, or None where there is none.
     """
 
     kind: str
     text: str
     answer: str
-    mentions: tuple[tuple[int, int], ...] = ()
+    mentions: tuple[tuple[int, int | None], ...] = ()
 
 
 def ask_all(scene: Scene, rng: np.random.Generator, split: Split) -> list[Question]:
@@ -118,11 +118,15 @@ def _existence(
     ]
     # Half of the "no" are hard: both the colour and the shape are there, on different things.
     hard = [(c, s) for c, s in absent if c in colours and s in shapes]
+    named_once = {things[index].name: index for index in _named_once(things)}
     for colour, shape in asked:
-        yield Question("existence", f"is there a {COLOURS[colour]} {SHAPES[shape]} ?", "yes")
+        name = f"{COLOURS[colour]} {SHAPES[shape]}"
+        mentions = ((4, named_once[name]),) if name in named_once else ()
+        yield Question("existence", f"is there a {name} ?", "yes", mentions)
         pool = hard if hard and rng.random() < 0.5 else absent
         colour, shape = pool[int(rng.integers(len(pool)))]
-        yield Question("existence", f"is there a {COLOURS[colour]} {SHAPES[shape]} ?", "no")
+        name = f"{COLOURS[colour]} {SHAPES[shape]}"
+        yield Question("existence", f"is there a {name} ?", "no", ((4, None),))
 
 
 def _where(things: tuple[Thing, ...]) -> Iterable[Question]:
