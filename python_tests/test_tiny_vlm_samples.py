@@ -27,9 +27,9 @@ def samples() -> dict[str, list[tiny_vlm.Sample]]:
 
 # Of the images and the questions of the first 20 samples. A change here changes every published figure.
 DIGESTS = {
-    "train": "22db028ad0c0cfac",
-    "validation": "5e8fc6d8da65fa01",
-    "test": "d7e5526dc4cfca11",
+    "train": "6dabaa5b0273330f",
+    "validation": "d3fc3160e7e129a9",
+    "test": "3a486e5147539108",
 }
 
 
@@ -41,7 +41,7 @@ def test_the_same_bytes_for_the_same_seed(name, samples):
         assert np.array_equal(again.image, samples[name][index].image)
         assert again.questions == samples[name][index].questions
         digest.update(again.image.tobytes())
-        digest.update(repr(again.questions).encode())
+        digest.update(repr([(q.kind, q.text, q.answer) for q in again.questions]).encode())
     assert digest.hexdigest()[:16] == DIGESTS[name]
 
 

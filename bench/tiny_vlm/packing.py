@@ -48,8 +48,8 @@ class Packed:
         owner: Number of the question a token belongs to, from 1; 0 is padding ``[n, length]``.
         labels: The next token where it belongs to an answer, else ``IGNORED`` ``[n, length]``.
         kinds: Index into ``QUOTA``'s kinds of each question ``[n, questions]``, by owner - 1; -1 is none.
-        things: Column and row, in patches, of the thing that a token names last; ``NOWHERE`` twice if there is
-            no such thing, -1 if it names none ``[n, length, 2]``.
+        things: Column and row, in patches, of the thing that a token names last; ``NOWHERE`` twice if there
+            is no such thing, -1 if it names none ``[n, length, 2]``.
     """
 
     ids: Tensor
