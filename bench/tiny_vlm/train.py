@@ -1,8 +1,8 @@
 """Trains the tiny VLM from nothing: ``python -m bench.tiny_vlm.train --minutes 30 --out folder``.
 
 The way: ``build`` (sizes, vocabulary) -> ``tower`` (stage A, from ``start``) -> ``language`` (stage B, on
-``packing``) -> a checkpoint folder in float16 -> its accuracy on the test split. With ``--from folder`` stage B
-goes on with the model there; another ``--seed`` gives it other images.
+``packing``) -> a checkpoint folder in float16 -> its accuracy on the test split. With ``--from folder`` stage
+B goes on with the model there; another ``--seed`` gives it other images.
 """
 
 from __future__ import annotations
