@@ -16,9 +16,9 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,20 +102,26 @@ class Sizes:
             tie_word_embeddings=False,
         )
 
-    def flops_row(self, keep: int) -> dict[str, float]:
+    def flops_row(self, keep: int | Sequence[int]) -> dict[str, float]:
         """FLOPs of one prompt at K kept vision tokens, and what is saved of all of them.
 
         The projector counts in full throughout, as in the method's own account.
+
+        Args:
+            keep: K, or the number of vision tokens of each decoder layer.
         """
         shape = shape_of(self.config())
-        full, ours = (
-            estimate(shape, k, text_tokens=TEXT_TOKENS, after_projector=True) for k in (None, keep)
-        )
+        full = estimate(shape, text_tokens=TEXT_TOKENS)
+        vision = full.vision + full.projector
+        of_layers = [keep] * self.text_layers if isinstance(keep, int) else keep
+        layer = replace(shape.language, layers=1)
+        head = 2 * self.text_width * self.vocabulary
+        ours = sum(layer.flops(TEXT_TOKENS + tokens) for tokens in of_layers) + head
         return {
-            "language_model": ours.prefill,
-            "vision": ours.vision + ours.projector,
-            "saved_language_model": 1 - ours.prefill / full.prefill,
-            "saved_with_vision": 1 - ours.total / full.total,
+            "language_model": ours,
+            "vision": vision,
+            "saved_language_model": 1 - ours / full.prefill,
+            "saved_with_vision": 1 - (ours + vision) / full.total,
         }
 
 

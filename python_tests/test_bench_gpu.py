@@ -211,6 +211,10 @@ def test_flops_of_llava_7b(keep, language_model, less, less_with_vision):
     assert flops["language_model"] / 1e12 == pytest.approx(language_model, abs=5e-4)
     assert 100 * flops["saved_language_model"] == pytest.approx(less, abs=0.05)
     assert 100 * flops["saved_with_vision"] == pytest.approx(less_with_vision, abs=0.05)
+    assert bench_prefill.Sizes().flops_row([keep] * 32) == flops
+    in_depth = bench_prefill.Sizes().flops_row([576] * 16 + [keep] * 16)["language_model"]
+    unpruned = bench_prefill.Sizes().flops_row(576)["language_model"]
+    assert in_depth == (unpruned + flops["language_model"]) / 2
 
 
 def test_prefill_of_a_tiny_model_on_the_cpu():
