@@ -113,9 +113,9 @@ def test_heads_and_positions_of_version_2():
 def test_density_peaks():
     """On a line at 0, 0, 1, 10, 10.5, in two clusters.
 
-    With k = 2 the mean of d^2 to itself and its nearest is 0, 0, 1/2, 1/8, 1/8: tokens 0 and 1 are densest, 0
-    as the lower index. Its reach is the largest distance 10.5; token 1 is 0 from it, 2 is 1 from 0, 3 is 9 from 2
-    but 10 from 0 and 1, which alone are denser, and 4 is 0.5 from 3. Centres: 0 and 3.
+    With k = 2 the mean of d^2 to itself and its nearest is 0, 0, 1/2, 1/8, 1/8: tokens 0 and 1 are densest,
+    0 as the lower index. Its reach is the largest distance 10.5; token 1 is 0 from it, 2 is 1 from 0, 3 is 10
+    from 0 and 1, which alone are denser, and 4 is 0.5 from 3. Centres: 0 and 3.
     """
     x = torch.tensor([[0.0], [0.0], [1.0], [10.0], [10.5]]).unsqueeze(0)
     cluster = recycling.density_peaks(x, 2)
