@@ -149,6 +149,32 @@ def test_counts():
     assert SparseVLM(192).counts(1, None, [310, 40], [576, 40]) == [200, 40]
 
 
+@pytest.mark.parametrize(
+    ("version", "nominal", "average", "last"),
+    [
+        ("1.5", 192, 206.5, 113),  # (3 * 576 + 4 * 309 + 9 * 204 + 16 * 113) / 32
+        ("1.5", 128, 145.40625, 39),
+        ("1.5", 96, 114.09375, 27),
+        ("1.5", 64, 82.25, 18),
+        ("2.0", 192, 206.5, 118),  # (3 * 576 + 4 * 300 + 9 * 200 + 16 * 118) / 32
+        ("2.0", 128, 144.125, 60),
+        ("2.0", 96, 113.9375, 28),
+        ("2.0", 64, 81.8125, 20),
+    ],
+)
+def test_what_nominal_numbers_stand_for(version, nominal, average, last):
+    """The figures of docs/sparsevlm.md."""
+    method, tokens, of_layers = SparseVLM(nominal, version), 576, []
+    for layer in range(32):
+        of_layers.append(tokens)
+        if layer in method.layers_of(32):
+            stage = method.layers_of(32).index(layer)
+            kept = method.counts(stage, None, [tokens], [576])[0]
+            clusters = counts.recycled_counts(tokens - kept)[1] if method.recycles else 0
+            tokens = kept + clusters
+    assert (sum(of_layers) / 32, of_layers[-1]) == (average, last)
+
+
 def test_layers():
     assert counts.layers_at_depth((2, 6, 15), 32) == (2, 6, 15)
     assert counts.layers_at_depth((2, 6, 15, 19), 28) == (2, 5, 13, 17)
