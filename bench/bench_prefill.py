@@ -6,8 +6,8 @@ random weights: times and memory are what a trained checkpoint's would be, text 
 holds 64 text tokens and one image of 576 vision tokens.
 
 ``python -m bench.bench_prefill --json FILE [--device cpu] [--budget SECONDS]``. Rounds alternate between the
-budgets K; parts are timed in hooks, on a GPU by CUDA events. On a CPU the patch itself is timed, too
-(``bench.patch_overhead``), for as long again.
+budgets K of SVD-Prune and the methods within the decoder; parts are timed in hooks, on a GPU by CUDA events.
+On a CPU the patch itself is timed, too (``bench.patch_overhead``), for as long again.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from torch.nn.functional import interpolate
 
 import svdprune_ext
 from bench import patch_overhead
+from bench.prefill_rows import KEEPS, WITHIN_DECODER, Candidate, of_svd_prune
 from bench.timing import describe_machine, median
 from svdprune_ext.estimate import estimate
 from svdprune_ext.vlm_shapes import shape_of
 
-KEEPS = (576, 192, 128, 64, 32, 16)
 BATCHES = (1, 8)
 TEXT_TOKENS = 64
 PARTS = {
@@ -105,7 +105,8 @@ class Sizes:
     def flops_row(self, keep: int | Sequence[int]) -> dict[str, float]:
         """FLOPs of one prompt at K kept vision tokens, and what is saved of all of them.
 
-        The projector counts in full throughout, as in the method's own account.
+        The projector counts in full throughout, as in SVD-Prune's own account. What a method within the
+        decoder adds, a few rows of attention in a few layers, is not counted.
 
         Args:
             keep: K, or the number of vision tokens of each decoder layer.
@@ -220,11 +221,14 @@ def _marking(model: Any, mark: Marks) -> Iterator[Callable[[], None]]:
 
 
 @torch.inference_mode()
-def prefill(model: Any, inputs: dict[str, Tensor], keep: int | None) -> dict[str, Any]:
-    """One prefill; ``keep`` None is the model as it is.
+def prefill(
+    model: Any, inputs: dict[str, Tensor], arguments: dict[str, Any] | None
+) -> dict[str, Any]:
+    """One prefill with these arguments of ``apply``; None is the model as it is.
 
     Returns:
-        Seconds by part, peak memory in bytes (None without a GPU), mean rank (None without pruning).
+        Seconds by part, peak memory in bytes (None without a GPU), mean rank (None without SVD-Prune), the
+        number of vision tokens of each layer (None but for methods within the decoder).
     """
     device = model.device
     mark = Marks(device)
@@ -234,8 +238,8 @@ def prefill(model: Any, inputs: dict[str, Tensor], keep: int | None) -> dict[str
     handle = None
     with _marking(model, mark) as hook_pruned:
         try:
-            if keep is not None:
-                handle = svdprune_ext.apply(model, keep=keep)
+            if arguments is not None:
+                handle = svdprune_ext.apply(model, **arguments)
             hook_pruned()
             model(**inputs, logits_to_keep=1, use_cache=True)
             selection = handle.last if handle is not None else None
@@ -243,44 +247,57 @@ def prefill(model: Any, inputs: dict[str, Tensor], keep: int | None) -> dict[str
             if handle is not None:
                 handle.remove()
     seconds = mark.seconds()
+    has_rank = selection is not None and len(selection.ranks) > 0
+    within = None if selection is None else selection.decoder
     return {
         "seconds": seconds,
         "memory": torch.cuda.max_memory_allocated(device) if on_gpu else None,
-        "rank": selection.rank.float().mean().item() if selection is not None else None,
+        "rank": selection.rank.float().mean().item() if has_rank else None,
+        "layers": None if within is None else [layer[0] for layer in within.num_tokens],
     }
 
 
 def measure(
-    model: Any, sizes: Sizes, images: int, keeps: tuple[int, ...], budget: float
+    model: Any,
+    sizes: Sizes,
+    images: int,
+    keeps: tuple[int, ...],
+    budget: float,
+    within: tuple[Candidate, ...] = (),
 ) -> list[dict[str, Any]]:
     """Rows of one batch size: at least two alternating rounds after a warm-up, then to the budget."""
     inputs = make_inputs(model, sizes, images)
-    arguments = {keep: None if keep == sizes.vision_tokens else keep for keep in keeps}
-    for keep in keeps:
-        prefill(model, inputs, arguments[keep])
-    passes: dict[int, list[dict[str, Any]]] = {keep: [] for keep in keeps}
+    candidates = (*of_svd_prune(keeps, sizes.vision_tokens), *within)
+    for candidate in candidates:
+        prefill(model, inputs, candidate.arguments)
+    passes: list[list[dict[str, Any]]] = [[] for _ in candidates]
     end = time.monotonic() + budget
-    while len(passes[keeps[-1]]) < 2 or (time.monotonic() < end and len(passes[keeps[-1]]) < 30):
-        for keep in keeps:
-            passes[keep].append(prefill(model, inputs, arguments[keep]))
-    return [row(sizes, images, keep, passes[keep]) for keep in keeps]
+    while len(passes[-1]) < 2 or (time.monotonic() < end and len(passes[-1]) < 30):
+        for own, candidate in zip(passes, candidates, strict=True):
+            own.append(prefill(model, inputs, candidate.arguments))
+    return [row(sizes, images, c, own) for c, own in zip(candidates, passes, strict=True)]
 
 
-def row(sizes: Sizes, images: int, keep: int, passes: list[dict[str, Any]]) -> dict[str, Any]:
+def row(
+    sizes: Sizes, images: int, candidate: Candidate, passes: list[dict[str, Any]]
+) -> dict[str, Any]:
     """One row of the result: medians over the passes, and what the formula says."""
     seconds = {part: median([p["seconds"][part] for p in passes]) for part in PARTS}
     if passes[0]["rank"] is None:
-        seconds["pruning"] = 0.0
+        seconds["pruning"] = 0.0  # before the decoder
+    layers = passes[0]["layers"]
     return {
+        "method": candidate.name,
+        "layers": layers,
         "images": images,
         "text_tokens": TEXT_TOKENS,
         "vision_tokens": sizes.vision_tokens,
-        "keep": keep,
+        "keep": candidate.keep,
         "rank": passes[0]["rank"],
         "seconds": seconds,
         "rounds": len(passes),
         "memory": passes[-1]["memory"],
-        "flops": sizes.flops_row(keep),
+        "flops": sizes.flops_row(candidate.keep if layers is None else layers),
     }
 
 
@@ -300,7 +317,8 @@ def main(arguments: list[str] | None = None) -> int:
     model = build_model(sizes, torch.device(options.device, None if on_cpu else 0), dtype)
     result: dict[str, Any] = {"machine": describe_machine(), "model": asdict(sizes), "rows": []}
     for images in batches:
-        result["rows"] += measure(model, sizes, images, KEEPS, options.budget / len(batches))
+        share = options.budget / len(batches)
+        result["rows"] += measure(model, sizes, images, KEEPS, share, WITHIN_DECODER)
         options.json.write_text(json.dumps(result, indent=1) + "\n")
     if on_cpu:
         result["patch"] = patch_overhead.measure(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bench.document import format_seconds
+from bench.prefill_document import tokens_cell
 
 UNMEASURED = (
     "Nobody has measured the CUDA backend's speed yet. `make gpu-bench`, on a machine with a GPU, writes\n"
@@ -73,12 +74,12 @@ def _tridiag_cells(row: dict[str, Any]) -> list[str]:
 def prefill_cells(row: dict[str, Any]) -> list[str]:
     """Cells of one line under ``PREFILL_HEADER``."""
     seconds, flops, memory = row["seconds"], row["flops"], row["memory"]
-    unpruned = row["keep"] == row["vision_tokens"]
+    is_before = row["keep"] != row["vision_tokens"] and not row.get("layers")
     return [
         str(row["images"]),
-        f"all {row['keep']}" if unpruned else str(row["keep"]),
+        tokens_cell(row),
         format_seconds(seconds["vision tower"]),
-        "-" if unpruned else format_seconds(seconds["pruning"]),
+        format_seconds(seconds["pruning"]) if is_before else "-",
         *(format_seconds(seconds[part]) for part in ("projector", "prefill", "total")),
         f"{100 * flops['saved_language_model']:.1f}%",
         f"{100 * flops['saved_with_vision']:.1f}%",

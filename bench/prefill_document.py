@@ -49,17 +49,30 @@ def _patch(patch: dict[str, Any]) -> str:
     )
 
 
+def tokens_cell(row: dict[str, Any]) -> str:
+    """How many vision tokens, by which method."""
+    if row["keep"] == row["vision_tokens"]:
+        return f"all {row['keep']}"
+    if not row.get("layers"):
+        return str(row["keep"])
+    average = sum(row["layers"]) / len(row["layers"])
+    return f"{row['method']} at {row['keep']}: {average:.0f} on average"
+
+
 def _cells(row: dict[str, Any], unpruned: dict[str, Any]) -> list[str]:
     seconds, base = row["seconds"], unpruned["seconds"]["prefill"]
     is_base = row is unpruned
+    is_before = not is_base and not row.get(
+        "layers"
+    )  # a method within the decoder is part of its prefill
     return [
-        f"all {row['keep']}" if is_base else str(row["keep"]),
+        tokens_cell(row),
         format_seconds(seconds["vision tower"]),
-        "-" if is_base else format_seconds(seconds["pruning"]),
+        format_seconds(seconds["pruning"]) if is_before else "-",
         format_seconds(seconds["projector"]),
         format_seconds(seconds["prefill"]),
         "-" if is_base else f"{base / seconds['prefill']:.1f}x",
         format_seconds(seconds["total"]),
-        "-" if is_base else f"{100 * seconds['pruning'] / base:.2f}%",
+        f"{100 * seconds['pruning'] / base:.2f}%" if is_before else "-",
         f"{100 * row['flops']['saved_language_model']:.1f}%",
     ]

@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))
 from bench import bench_gpu, bench_prefill, gpu_document, gpu_result, gpu_small, report  # noqa: E402
 from bench.bench_gpu import OURS, PEERS, Benchmark, GpuCase  # noqa: E402
 from bench.gpu_timing import alternating, describe_gpu, first_line  # noqa: E402
+from bench.prefill_rows import Candidate  # noqa: E402
 
 # Made up, to be recognised: nothing of this was measured.
 RESULT = {
@@ -251,6 +252,8 @@ def test_prefill_on_the_cpu_becomes_a_section_of_the_readme(tmp_path, monkeypatc
     tiny = bench_prefill.Sizes(56, 14, 32, 64, 2, 4, 48, 96, 2, 4, 100)
     monkeypatch.setattr(bench_prefill.Sizes, "for_cpu", lambda: tiny)
     monkeypatch.setattr(bench_prefill, "KEEPS", (16, 4))
+    within = (Candidate("FastV", 4, {"method": "fastv", "keep": 4, "options": {"layer": 1}}),)
+    monkeypatch.setattr(bench_prefill, "WITHIN_DECODER", within)
     file = tmp_path / "prefill.json"
     command = ["--device", "cpu", "--json", str(file), "--budget", "0"]
     assert bench_prefill.main(command) == 0
@@ -259,7 +262,8 @@ def test_prefill_on_the_cpu_becomes_a_section_of_the_readme(tmp_path, monkeypatc
     assert lines[0].startswith("before")
     assert lines[-1].endswith("after")
     assert "2 layers of 48, 2 vision layers of 32" in lines[1]
-    assert [line.split(" | ")[0] for line in lines[5:7]] == ["| all 16", "| 4"]
+    expected = ["| all 16", "| 4", "| FastV at 4: 10 on average"]
+    assert [line.split(" | ")[0] for line in lines[5:8]] == expected
     assert re.fullmatch(
         r"The patch .* 5 rounds\): at 32 tokens its hooks take [\d.]+ [mµ]s, [\d.]+% of the unpruned .*"
         r"pass takes [+-][\d.]+% \(quartiles [+-][\d.]+%, [+-][\d.]+%\)\.",

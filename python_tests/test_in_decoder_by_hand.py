@@ -113,9 +113,9 @@ def test_heads_and_positions_of_version_2():
 def test_density_peaks():
     """On a line at 0, 0, 1, 10, 10.5, in two clusters.
 
-    With k = 2 the mean of d^2 to itself and its nearest is 0, 0, 1/2, 1/8, 1/8: tokens 0 and 1 are densest, 0
-    as the lower index. Its reach is the largest distance 10.5; token 1 is 0 from it, 2 is 1 from 0, 3 is 9
-    from 2 but 10 from 0 and 1, which alone are denser, and 4 is 0.5 from 3. Centres: 0 and 3.
+    With k = 2 the mean of d^2 to itself and its nearest is 0, 0, 1/2, 1/8, 1/8: tokens 0 and 1 are densest,
+    0 as the lower index. Its reach is the largest distance 10.5; token 1 is 0 from it, 2 is 1 from 0, 3 is 10
+    from 0 and 1, which alone are denser, and 4 is 0.5 from 3. Centres: 0 and 3.
     """
     x = torch.tensor([[0.0], [0.0], [1.0], [10.0], [10.5]]).unsqueeze(0)
     cluster = recycling.density_peaks(x, 2)
@@ -147,6 +147,32 @@ def test_counts():
     assert PyramidDrop().counts(1, None, [288], [577]) == [144]
     assert FastV(0.25).counts(0, None, [577], [577]) == [145]
     assert SparseVLM(192).counts(1, None, [310, 40], [576, 40]) == [200, 40]
+
+
+@pytest.mark.parametrize(
+    ("version", "nominal", "average", "last"),
+    [
+        ("1.5", 192, 206.5, 113),  # (3 * 576 + 4 * 309 + 9 * 204 + 16 * 113) / 32
+        ("1.5", 128, 145.40625, 39),
+        ("1.5", 96, 114.09375, 27),
+        ("1.5", 64, 82.25, 18),
+        ("2.0", 192, 206.75, 118),  # (3 * 576 + 4 * 300 + 9 * 200 + 16 * 118) / 32
+        ("2.0", 128, 144.125, 60),
+        ("2.0", 96, 113.9375, 28),
+        ("2.0", 64, 81.8125, 20),
+    ],
+)
+def test_what_nominal_numbers_stand_for(version, nominal, average, last):
+    """The figures of docs/sparsevlm.md."""
+    method, tokens, of_layers = SparseVLM(nominal, version), 576, []
+    for layer in range(32):
+        of_layers.append(tokens)
+        if layer in method.layers_of(32):
+            stage = method.layers_of(32).index(layer)
+            kept = method.counts(stage, None, [tokens], [576])[0]
+            clusters = counts.recycled_counts(tokens - kept)[1] if method.recycles else 0
+            tokens = kept + clusters
+    assert (sum(of_layers) / 32, of_layers[-1]) == (average, last)
 
 
 def test_layers():

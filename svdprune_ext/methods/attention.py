@@ -22,8 +22,8 @@ def cls_attention(x: Tensor, keep: int, attention: Tensor) -> Selected:
 def fastv(x: Tensor, keep: int, attention: Tensor) -> Selected:
     """The tokens that are attended to most in decoder layer K; see ``fastv_scores``.
 
-    The scoring and the selection only: taking the tokens out between two layers of the decoder is not part
-    of it, and ``apply`` does not offer it.
+    The scoring and the selection only; ``apply(model, method="fastv")`` takes tokens out between two layers
+    of the decoder.
 
     Source: FastV, arXiv 2403.06764, section 4.1.
     """
