@@ -7,6 +7,7 @@ from svdprune_ext._load import load_libraries as _load_libraries
 has_cuda = _load_libraries()
 
 from svdprune_ext import _register, methods  # noqa: E402  (need the op schemas)
+from svdprune_ext.energy import captured_energy  # noqa: E402
 from svdprune_ext.models import apply, supported_models  # noqa: E402
 from svdprune_ext.module import SVDPrune  # noqa: E402
 from svdprune_ext.ops import (  # noqa: E402
@@ -33,6 +34,7 @@ __all__ = [
     "PrunedAdaptive",
     "SVDPrune",
     "apply",
+    "captured_energy",
     "diagnose",
     "has_cuda",
     "leverage_scores",

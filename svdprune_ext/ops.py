@@ -19,10 +19,10 @@ float32 Gram matrix there, and promise what is said of "eigh" above.
 
 Selection: "topk" keeps the tokens of highest leverage. "pivoted" picks one token after the other, each time
 the one of which most is left outside the span of those picked, so it keeps no copies; ``docs/selection.md``
-says why. It looks at the features' Gram matrix alone: no directions, no eigenvectors, so ``variance``, ``rank`` and
-``solver`` are to be left out, and N is 16384 at most. A token counts as explained when no more than 128 eps of
-its squared length is left (eps that of the working precision); explained ones come last, the lower index first.
-Tokens of which the same is left, to 32 eps, are equal: the lower index wins.
+says why. It looks at the features' Gram matrix alone, at no directions and no eigenvectors, so ``variance``,
+``rank`` and ``solver`` are to be left out, and N is 16384 at most. A token counts as explained when no more
+than 128 eps of its squared length is left (eps that of the working precision); explained ones come last, the
+lower index first. Tokens of which the same is left, to 32 eps, are equal: the lower index wins.
 
 Arrays: beside tensors, all take arrays of a library with DLPack (NumPy, CuPy, JAX) and return arrays of that
 library, on the same device, without a copy and without a gradient. See ``arrays.py``.

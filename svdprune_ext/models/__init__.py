@@ -13,7 +13,7 @@ from svdprune_ext.methods import get
 from svdprune_ext.models.decoder import DecoderSide
 from svdprune_ext.models.families import family_of, supported_models
 from svdprune_ext.models.family import Family
-from svdprune_ext.models.settings import Settings
+from svdprune_ext.models.settings import DEFAULT_SELECT, Settings
 from svdprune_ext.models.tower import TowerAttention
 from svdprune_ext.models.vision import Selection, VisionSide
 
@@ -76,6 +76,8 @@ def apply(
     center: bool = False,
     solver: str = "auto",
     positions: str | None = None,
+    select: str = DEFAULT_SELECT,
+    energy: bool = False,
 ) -> Handle:
     """Makes a VLM prune the vision tokens of each image to those of highest leverage, or by another method.
 
@@ -112,6 +114,11 @@ def apply(
             handed the kept tokens alone. "original": the kept tokens' own ids, and what follows goes on
             from the full prompt's. None: "original" for models with M-RoPE, whose ids hold the image's
             grid, "compact" for all others, as in most published pruners.
+        select: Rule of selection of "svd": "topk", the highest leverage, or "pivoted", which keeps no copies
+            of what it has; see ``svdprune_ext.prune``. "pivoted" needs no ``variance``, ``rank`` or
+            ``solver``; its ``coverage`` is a share of the energy, and its ``scope`` is ``per``.
+        energy: Note in ``handle.last`` what share of its energy each image keeps. For study: it decomposes
+            the kept rows in float64, and waits for the device.
 
     Returns:
         A handle: ``.remove()`` undoes it, ``.last`` tells what was kept.
@@ -137,6 +144,8 @@ def apply(
         center=center,
         solver=solver,
         positions=family.positions if positions is None else positions,
+        select=select,
+        energy=energy,
     )
     base, decoder = model.base_model, model.get_decoder()
     vision = VisionSide(family, base, settings, _tower_attention(family, base, settings))
