@@ -224,12 +224,12 @@ py::tuple pick(const Matrix& x, int64_t most, double coverage) {
   if (most < 0 || most > image.tokens) {
     throw py::value_error("most must be in [0, N]");
   }
-  svdprune::cpu::Crew crew;
+  namespace cpu = svdprune::cpu;
+  cpu::Crew crew;
+  const auto gram = cpu::gram<float>(crew, image, cpu::Side::kTokens, false);
   py::array_t<int64_t> order(most);
   Vector shares(image.tokens);
-  const auto picked = svdprune::cpu::pick(
-      svdprune::cpu::gram<float>(crew, image, svdprune::cpu::Side::kTokens, false), most, coverage,
-      order.mutable_data(), shares.mutable_data());
+  const auto picked = cpu::pick(gram, most, coverage, order.mutable_data(), shares.mutable_data());
   return py::make_tuple(order, shares, picked.rank);
 }
 

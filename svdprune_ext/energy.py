@@ -43,4 +43,5 @@ def captured_energy(x: Tensor, indices: Tensor) -> Tensor:
     own = lengths > _INDEPENDENT * lengths.amax(-1, keepdim=True)
     held = (x @ directions.mT).square().sum(-2).where(own, 0).sum(-1)
     energy = x.square().sum((-2, -1))
-    return (held / energy.where(energy > 0, 1)).clamp_max(1)
+    share: Tensor = held / energy.where(energy > 0, 1)
+    return share.clamp_max(1)
