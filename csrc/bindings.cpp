@@ -220,15 +220,14 @@ py::tuple select_coverage(const Vector& scores, int64_t max_keep, double coverag
 
 // (order [most], shares [N], rank) of the tokens of x [N, D] that "pivoted" picks.
 py::tuple pick(const Matrix& x, int64_t most, double coverage) {
-  const svdprune::Image image = image_of(x);
-  if (most < 0 || most > image.tokens) {
+  if (most < 0 || most > x.shape(0)) {
     throw py::value_error("most must be in [0, N]");
   }
   namespace cpu = svdprune::cpu;
   cpu::Crew crew;
-  const auto gram = cpu::gram<float>(crew, image, cpu::Side::kTokens, false);
+  const auto gram = cpu::gram<float>(crew, image_of(x), cpu::Side::kTokens, false);
   py::array_t<int64_t> order(most);
-  Vector shares(image.tokens);
+  Vector shares(gram.n);
   const auto picked = cpu::pick(gram, most, coverage, order.mutable_data(), shares.mutable_data());
   return py::make_tuple(order, shares, picked.rank);
 }
