@@ -7,6 +7,7 @@
 #include "cpu/gram.h"
 #include "cpu/interleave.h"
 #include "cpu/leverage.h"
+#include "cpu/pivot.h"
 #include "cpu/purification.h"
 #include "cpu/rank_k.h"
 #include "cpu/select.h"
@@ -242,8 +243,22 @@ py::tuple select_coverage(const Vector& scores, int64_t max_keep, double coverag
   return py::make_tuple(indices, count);
 }
 
-// {stage: seconds} of one pass over x [N, D].
-py::dict stage_times(const Matrix& x, int64_t keep, double variance) {
+// (order [most], shares [N], rank) of the tokens of x [N, D] that "pivoted" picks.
+py::tuple pick(const Matrix& x, int64_t most, double coverage) {
+  if (most < 0 || most > x.shape(0)) {
+    throw py::value_error("most must be in [0, N]");
+  }
+  namespace cpu = svdprune::cpu;
+  cpu::Crew crew;
+  const auto gram = cpu::gram<float>(crew, image_of(x), cpu::Side::kTokens, false);
+  py::array_t<int64_t> order(most);
+  Vector shares(gram.n);
+  const auto picked = cpu::pick(gram, most, coverage, order.mutable_data(), shares.mutable_data());
+  return py::make_tuple(order, shares, picked.rank);
+}
+
+// {stage: seconds} of one pass over x [N, D]; "pivoted" has no spectrum and no leverage.
+py::dict stage_times(const Matrix& x, int64_t keep, double variance, bool pivoted) {
   namespace cpu = svdprune::cpu;
   using Clock = std::chrono::steady_clock;
   const svdprune::Image image = image_of(x);
@@ -261,13 +276,20 @@ py::dict stage_times(const Matrix& x, int64_t keep, double variance) {
   cpu::for_each_image("stage_times", 1, false, true, [&](int64_t, cpu::Crew& crew) {
     auto* end = ends;
     *end++ = Clock::now();
-    auto gram = cpu::gram<float>(crew, image, cpu::smaller_side(image), false);
+    const auto side = pivoted ? cpu::Side::kTokens : cpu::smaller_side(image);
+    auto gram = cpu::gram<float>(crew, image, side, false);
     *end++ = Clock::now();
-    const auto spectrum = cpu::spectrum(crew, std::move(gram), options);
-    *end++ = Clock::now();
-    cpu::leverage(crew, image, spectrum, scores.data());
-    *end++ = Clock::now();
-    cpu::select_topk(scores.data(), image.tokens, keep, indices.data());
+    if (pivoted) {
+      *end++ = Clock::now();
+      *end++ = Clock::now();
+      cpu::pick(gram, keep, 0, indices.data(), scores.data());
+    } else {
+      const auto spectrum = cpu::spectrum(crew, std::move(gram), options);
+      *end++ = Clock::now();
+      cpu::leverage(crew, image, spectrum, scores.data());
+      *end++ = Clock::now();
+      cpu::select_topk(scores.data(), image.tokens, keep, indices.data());
+    }
     *end++ = Clock::now();
     cpu::gather(image, indices.data(), keep, tokens.data());
     *end++ = Clock::now();
@@ -298,5 +320,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("select_topk", &select_topk, py::arg("scores"), py::arg("keep"));
   m.def("select_coverage", &select_coverage, py::arg("scores"), py::arg("max_keep"),
         py::arg("coverage"));
-  m.def("stage_times", &stage_times, py::arg("x"), py::arg("keep"), py::arg("variance") = 0.9);
+  m.def("pick", &pick, py::arg("x"), py::arg("most"), py::arg("coverage") = 0.0);
+  m.def("stage_times", &stage_times, py::arg("x"), py::arg("keep"), py::arg("variance") = 0.9,
+        py::arg("pivoted") = false);
 }

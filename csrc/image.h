@@ -35,6 +35,9 @@ inline int64_t width_of(ScalarType dtype) {
 
 enum class Solver { kAuto, kEigh, kTridiag, kPurify };
 
+// The rule of the select stage: highest leverage, or greedily with deflation.
+enum class Select { kTopk, kPivoted };
+
 struct Options {
   double variance = 0.9;
   std::optional<int64_t> rank;  // overrides variance

@@ -19,18 +19,21 @@ STABLE_TORCH_LIBRARY(svdprune, m) {
       "str solver=\"auto\") -> (Tensor rank, Tensor steps, Tensor size, Tensor solver, "
       "Tensor refined)");
 
-  // The `keep` tokens of highest leverage: tokens [B, keep, D], indices [B, keep], scores [B, N],
-  // rank [B].
+  // The `keep` tokens that a rule selects: tokens [B, keep, D], indices [B, keep], scores [B, N],
+  // rank [B]. "topk": those of highest leverage. "pivoted": one after the other, each the token of
+  // which most is left outside the span of those before it; scores are the shares of the energy that
+  // the kept tokens added, rank is the dimension of their span.
   m.def(
       "prune(Tensor x, SymInt keep, *, float variance=0.9, SymInt? rank=None, bool center=False, "
       "str solver=\"auto\", str select=\"topk\") "
       "-> (Tensor tokens, Tensor indices, Tensor scores, Tensor rank)");
 
-  // The fewest tokens whose leverage sums to coverage * rank, padded to max_keep: tokens
-  // [B, max_keep, D], indices [B, max_keep], count [B], scores [B, N], rank [B].
+  // The fewest tokens whose leverage sums to coverage * rank, or with "pivoted" the first that hold
+  // `coverage` of the energy, padded to max_keep: tokens [B, max_keep, D], indices [B, max_keep],
+  // count [B], scores [B, N], rank [B].
   m.def(
       "prune_adaptive(Tensor x, SymInt max_keep, *, float coverage, float variance=0.9, "
-      "SymInt? rank=None, bool center=False, str solver=\"auto\") "
+      "SymInt? rank=None, bool center=False, str solver=\"auto\", str select=\"topk\") "
       "-> (Tensor tokens, Tensor indices, Tensor count, Tensor scores, Tensor rank)");
 
   // Packed images of different lengths: x [T, D], image b is x[cu_seqlens[b]:cu_seqlens[b + 1]] and

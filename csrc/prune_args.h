@@ -77,10 +77,42 @@ inline Solver parse_solver(const char* op, const std::string& solver) {
   refuse(op, "solver must be \"auto\", \"tridiag\", \"eigh\" or \"purify\", got \"", solver, "\"");
 }
 
-inline void check_select(const char* op, const std::string& select) {
-  if (select != "topk") {
-    refuse(op, "select must be \"topk\", got \"", select, "\"");
+inline Select parse_select(const char* op, const std::string& select) {
+  if (select == "topk") {
+    return Select::kTopk;
   }
+  if (select == "pivoted") {
+    return Select::kPivoted;
+  }
+  refuse(op, "select must be \"topk\" or \"pivoted\", got \"", select, "\"");
+}
+
+// "pivoted" has no rank to find, and no eigenvectors; its Gram matrix is N x N whatever D is.
+inline void check_pivoted(const char* op, double variance, std::optional<int64_t> rank,
+                          const std::string& solver, int64_t tokens) {
+  const char* unused = " for select \"pivoted\", which needs no leading directions, got ";
+  if (variance != Options{}.variance) {
+    refuse(op, "variance must be left out", unused, variance);
+  }
+  if (rank) {
+    refuse(op, "rank must be left out", unused, *rank);
+  }
+  if (solver != "auto") {
+    refuse(op, "solver must be \"auto\"", unused, "\"", solver, "\"");
+  }
+  if (tokens > kMaxSide) {
+    refuse(op, "x must have N <= ", kMaxSide, " for select \"pivoted\", got N = ", tokens);
+  }
+}
+
+// All that concerns select.
+inline Select check_select(const char* op, const std::string& select, double variance,
+                           std::optional<int64_t> rank, const std::string& solver, int64_t tokens) {
+  const Select rule = parse_select(op, select);
+  if (rule == Select::kPivoted) {
+    check_pivoted(op, variance, rank, solver, tokens);
+  }
+  return rule;
 }
 
 // rank_limit: min(N, D), or for packed images, whose own limit clips it, D.

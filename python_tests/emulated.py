@@ -18,9 +18,9 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent / "csrc" / "cuda"
 MARGIN = 64  # numbers, on either side of an output
-SOURCES = ("pack", "gram_fused", "leverage", "select", "gather", "eig_select")
+SOURCES = ("pack", "gram_fused", "leverage", "select", "pivot", "gather", "eig_select")
 EXPORTED = (
-    *("device", "pass_on", "gram_fused", "eig_select"),
+    *("device", "pass_on", "gram_fused", "eig_select", "pivot", "pivot_float64"),
     *("feature_means", "largest_magnitude", "pack", "leverage", "select", "gather"),
 )
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
@@ -217,7 +217,13 @@ class Emulated:
         self._library.emulated_select(
             byref(self._args), _pointer(scores), _pointer(ranks), byref(budget), _pointer(kept)
         )
-        shape = (total,) if packed else (self.images, keep)
+        return self.gather(self._checked(kept), budget, total, packed)
+
+    def gather(
+        self, kept: Tensor, budget: _Budget, total: int, packed: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens, indices, count of what is kept [B, N] or [T]; ``total`` places of packed images."""
+        shape = (total,) if packed else (self.images, budget.keep)
         tokens = self._output((*shape, self.features), -3.0, self.x.dtype)
         indices = self._output(shape, -9, torch.int64)
         counts = self._output((self.images,), -9, torch.int32)
@@ -229,7 +235,6 @@ class Emulated:
             _pointer(indices),
             _pointer(counts),
         )
-        self._checked(kept)
         return self._checked(tokens), self._checked(indices), self._checked(counts)
 
 

@@ -29,14 +29,14 @@ def select(name, x, keep, **options):
 
 
 def test_the_registry():
-    assert len(available()) == len(set(available())) == 11
+    assert len(available()) == len(set(available())) == 13
     for name in available():
         method = get(name)
         assert method.name == name
         assert method.attention == NEEDS_ATTENTION.get(name)
         assert method.needs_cls == (name in ("cls_attention", "visionzip"))
         assert method.merges == (name in MERGES)
-        assert "arXiv" in method.paper or name in ("random", "uniform", "norm")
+        assert "arXiv" in method.paper or name in ("css", "random", "uniform", "norm")
         assert "Source:" in method.rule.__doc__
     with pytest.raises(ValueError, match=r"name must be one of svd, ridge, .*fastv, got 'pca'"):
         get("pca")
@@ -142,7 +142,7 @@ def test_equal_tokens_go_to_the_lower_index(name):
     assert indices.tolist() == [[0, 1, 2]] * 2
 
 
-@pytest.mark.parametrize("name", ["divprune", "cdpruner"])
+@pytest.mark.parametrize("name", ["css", "divprune", "cdpruner"])
 def test_a_copy_is_the_last_to_be_kept(name):
     x = gaussian(1, 6, 16)
     x = torch.cat([x, x], 1)

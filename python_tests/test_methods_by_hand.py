@@ -53,6 +53,34 @@ def test_ridge_gives_nothing_to_directions_without_energy():
     torch.testing.assert_close(scores, torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64))
 
 
+def test_deflation_parts_where_tokens_repeat():
+    # Left over are 9, 9, 4: token 0. Then 0, 0, 4: token 2. Top-K of rank 1 keeps both copies.
+    x = tokens((3, 0), (3, 0), (0, 2))
+    assert kept("svd", x, 2, rank=1) == [0, 1]
+    assert kept("svd", x, 2, select="pivoted") == [0, 2]
+
+
+def test_qdeim():
+    # Three unit directions of energy 8, 4 and 1: leverage 1/2, 1/2, 1, 1. 0.9 of 13 takes two of them, so
+    # token 3 has none: token 2, one of the copies, and then it starts anew.
+    x = tokens((2, 0, 0), (2, 0, 0), (0, 2, 0), (0, 0, 1))
+    assert [kept("qdeim", x, keep) for keep in (1, 2, 3)] == [[2], [0, 2], [0, 1, 2]]
+    assert kept("qdeim", x, 3, variance=1.0) == [0, 2, 3]
+    # Weighted, the copies and token 2 have 4 each.
+    assert [kept("qdeim", x, keep, weighted=True) for keep in (1, 2)] == [[0], [0, 2]]
+
+
+def test_css():
+    # G = [[4, 4, 0, 2], [4, 4, 0, 2], [0, 0, 9, 0], [2, 2, 0, 1]]: drops 36/4, 36/4, 81/9 and 9/1 are all 9,
+    # the first goes; what is left is token 2's.
+    x = tokens((2, 0), (2, 0), (0, 3), (1, 0))
+    assert [kept("css", x, keep) for keep in (1, 2)] == [[0], [0, 2]]
+    # Leverage and length choose (0, 3); the drop of a direction shared by three tokens is 4 + 4 + 4.
+    x = tokens((0, 3), (2, 0), (2, 0), (2, 0))
+    assert kept("css", x, 1) == [1]
+    assert kept("svd", x, 1, select="pivoted") == [0]
+
+
 def test_norm():
     x = tokens((3, 4), (0, 6), (1, 1), (-6, 0))  # 5, 6, sqrt 2, 6
     assert [kept("norm", x, keep) for keep in (1, 2, 3)] == [[1], [1, 3], [0, 1, 3]]

@@ -9,7 +9,7 @@ from tiny_vlms import BOS, END, START, VIDEO, batch
 import svdprune_ext
 from svdprune_ext.models.selection import choose
 from svdprune_ext.models.settings import Settings
-from svdprune_ext.reference import oracle_leverage, oracle_topk
+from svdprune_ext.reference import oracle_energy, oracle_leverage, oracle_topk
 
 
 def settings(**options):
@@ -110,6 +110,63 @@ def test_scores_of_tiles_or_of_all_together():
 def test_a_tile_with_a_budget_of_its_own():
     choice = choose(features(10, 14, 12), [[10, 14], [12]], None, settings(keep=5, per="tile"))
     assert counts_of(choice, (10, 14, 12)) == [5, 5, 5]
+
+
+@pytest.mark.parametrize("per", ["tile", "image", "prompt"])
+def test_pivoted_chooses_within_each_group(per):
+    x, tiles = features(10, 10, 12, 20), [[10, 10], [12], [20]]
+    choice = choose(x, tiles, [2, 1], settings(keep=0.4, per=per, scope=per, select="pivoted"))
+    sizes = {"tile": [10, 10, 12, 20], "image": [20, 12, 20], "prompt": [32, 20]}[per]
+    groups = list(zip(x.split(sizes), choice.kept.split(sizes), strict=True))
+    for image, kept in groups:
+        expected = svdprune_ext.prune(image, -(-2 * len(image) // 5), select="pivoted").indices
+        assert kept.nonzero().squeeze(1).tolist() == expected.tolist()
+    assert choice.total == int(choice.kept.sum())
+    assert len(choice.rank) == len(sizes)
+    held = [scores.sum().item() for scores in choice.scores.split(sizes)]
+    assert all(0.5 < share <= 1 + 1e-6 for share in held)
+
+
+@pytest.mark.parametrize("cap", [8, 1.0])
+def test_pivoted_coverage_keeps_what_prune_adaptive_keeps(cap):
+    x, sizes = features(30, 12, 0, 20), [30, 12, 0, 20]
+    s = settings(keep=cap, coverage=0.6, center=True, select="pivoted")
+    choice = choose(x, [[n] for n in sizes], None, s)
+    assert choice.total is None
+    for kept, image in zip(choice.kept.split(sizes), x.split(sizes), strict=True):
+        most = len(image) if cap == 1.0 else min(cap, len(image))
+        adaptive = svdprune_ext.prune_adaptive(
+            image, most, coverage=0.6, center=True, select="pivoted"
+        )
+        assert kept.nonzero().squeeze(1).tolist() == adaptive.indices[: adaptive.count].tolist()
+
+
+@pytest.mark.parametrize("options", [{}, {"select": "pivoted"}, {"method": "uniform"}], ids=str)
+def test_energy_of_each_image(options):
+    x, sizes = features(30, 12, 20), [30, 12, 20]
+    choice = choose(x, [[n] for n in sizes], None, settings(keep=6, energy=True, **options))
+    images = zip(x.split(sizes), choice.kept.split(sizes), strict=True)
+    expected = [oracle_energy(image, kept.nonzero().squeeze(1)) for image, kept in images]
+    assert choice.energy.tolist() == pytest.approx(expected, abs=1e-9)
+    assert choose(x, [[n] for n in sizes], None, settings(keep=6, **options)).energy is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"select": "best"}, "select must be one of topk, pivoted, got 'best'"),
+        ({"select": "pivoted", "rank": 3}, "rank must be left out for select pivoted"),
+        ({"select": "pivoted", "variance": 0.8}, "variance must be left out for select pivoted"),
+        ({"select": "pivoted", "solver": "eigh"}, "solver must be left out for select pivoted"),
+        ({"select": "pivoted", "scope": "tile"}, "scope must be per, 'image', for select pivoted"),
+        ({"select": "pivoted", "method": "norm"}, "select must be left out for method norm"),
+        ({"energy": 1}, "energy must be a bool, got 1"),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_with_pivoted_is_refused(options, message):
+    with pytest.raises(ValueError, match=f"apply: {message}"):
+        settings(**options)
 
 
 def test_centred_and_equal_scores():

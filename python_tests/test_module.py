@@ -28,11 +28,19 @@ def test_equals_the_operator(name):
 
 def test_repr_shows_the_options():
     assert repr(svdprune.SVDPrune(keep=32)) == (
-        "SVDPrune(keep=32, variance=0.9, rank=None, center=False, solver='auto')"
+        "SVDPrune(keep=32, variance=0.9, rank=None, center=False, solver='auto', select='topk')"
     )
     assert repr(svdprune.SVDPrune(8, 0.5, 3, True, "eigh")) == (
-        "SVDPrune(keep=8, variance=0.5, rank=3, center=True, solver='eigh')"
+        "SVDPrune(keep=8, variance=0.5, rank=3, center=True, solver='eigh', select='topk')"
     )
+
+
+def test_pivoted_equals_the_operator():
+    x = gaussian(2, 10, 12)
+    module = svdprune.SVDPrune(4, center=True, select="pivoted")
+    expected = svdprune.prune(x, 4, center=True, select="pivoted").tokens
+    assert torch.equal(module(x), expected)
+    assert not torch.equal(module(x), svdprune.SVDPrune(4, center=True)(x))
 
 
 def test_has_no_state():

@@ -8,6 +8,7 @@ from samples import gaussian, power_law, with_spectrum
 
 import svdprune_ext as svdprune
 from svdprune_ext._load import load_native
+from svdprune_ext.reference import oracle_pivoted
 
 native = load_native()
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -171,3 +172,22 @@ def test_select_refuses_a_bad_keep(keep):
         native.select_topk(scores, keep)
     with pytest.raises(ValueError, match=r"max_keep must be in \[0, N\]"):
         native.select_coverage(scores, keep, 0.5)
+
+
+@pytest.mark.parametrize("shape", [(40, 56), (60, 20), (1, 5), (7, 1)], ids=str)
+def test_pick(shape):
+    x = gaussian(*shape)
+    most = min(12, shape[0])
+    oracle = oracle_pivoted(x, most)
+    order, shares, rank = native.pick(x.numpy(), most)
+    assert order.tolist() == oracle.order.tolist()
+    assert rank == oracle.rank
+    np.testing.assert_allclose(shares[order], oracle.shares, atol=1e-6)
+    assert np.delete(shares, order).sum() == 0
+    few = oracle_pivoted(x, most, coverage=0.2).order.tolist()
+    assert native.pick(x.numpy(), most, 0.2)[0].tolist() == few + [-1] * (most - len(few))
+
+
+def test_pick_refuses_more_than_there_are():
+    with pytest.raises(ValueError, match=r"most must be in \[0, N\]"):
+        native.pick(gaussian(3, 5).numpy(), 4)

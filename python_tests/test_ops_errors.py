@@ -135,10 +135,36 @@ def test_solver(name, solver):
         CALLS[name](solver=solver)
 
 
-@pytest.mark.parametrize("name", ["prune", "prune_varlen"])
+every_selecting_op = pytest.mark.parametrize("name", ["prune", "prune_adaptive", "prune_varlen"])
+
+
+@every_selecting_op
 def test_select(name):
-    with refused(name, 'select must be "topk", got "best"'):
+    with refused(name, 'select must be "topk" or "pivoted", got "best"'):
         CALLS[name](select="best")
+
+
+@every_selecting_op
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"variance": 0.8}, "variance must be left out"),
+        ({"rank": 2}, "rank must be left out"),
+        ({"solver": "eigh"}, 'solver must be "auto"'),
+    ],
+)
+def test_pivoted_goes_without(name, options, expected):
+    (given,) = options.values()
+    shown = f'"{given}"' if isinstance(given, str) else given
+    unused = f'for select "pivoted", which needs no leading directions, got {shown}'
+    with refused(name, f"{expected} {unused}"):
+        CALLS[name](select="pivoted", **options)
+
+
+def test_pivoted_works_on_the_tokens_side():
+    x = torch.zeros(1, 1).expand(16385, 2)
+    with refused("prune", 'x must have N <= 16384 for select "pivoted", got N = 16385'):
+        svdprune.prune(x, 3, select="pivoted")
 
 
 @pytest.mark.parametrize("keep", [-1, 7, 2**40])

@@ -30,6 +30,7 @@ def calls(sample, x):
     flat = x if x.dim() == 2 else x[0].detach().requires_grad_(x.requires_grad)
     told = {"total_keep": sample.keep, "max_seqlen": len(flat)}
     offsets = offsets_for(flat, sample.keep)
+    pivoted = {"center": sample.center, "select": "pivoted"}
     return {
         "leverage_scores": (ops.leverage_scores, (x,), sample.options),
         "prune": (ops.prune, (x, sample.keep), sample.options),
@@ -39,10 +40,18 @@ def calls(sample, x):
             {"coverage": 0.4, **sample.options},
         ),
         "prune_varlen": (ops.prune_varlen, (flat, *offsets), {**told, **sample.options}),
+        "prune pivoted": (ops.prune, (x, sample.keep), pivoted),
+        "prune_adaptive pivoted": (
+            ops.prune_adaptive,
+            (x, sample.keep),
+            {"coverage": 0.4, **pivoted},
+        ),
+        "prune_varlen pivoted": (ops.prune_varlen, (flat, *offsets), {**told, **pivoted}),
     }
 
 
 OPS = ["leverage_scores", "prune", "prune_adaptive", "prune_varlen"]
+OPS += [f"{name} pivoted" for name in OPS[1:]]
 every_op = pytest.mark.parametrize("name", OPS)
 
 
@@ -132,10 +141,18 @@ def test_gradcheck(name):
     x = torch.cat([x, x.new_zeros(5, 2)], dim=1) + 0.01 * gaussian(5, 7, dtype=torch.float64)
     x.requires_grad_()
     offsets, keeps = torch.tensor([0, 5]), torch.tensor([0, 3])
+    pivoted = {"select": "pivoted"}
     tokens = {
         "prune": lambda x: svdprune.prune(x, 3, rank=3).tokens,
         "prune_adaptive": lambda x: svdprune.prune_adaptive(x, 4, coverage=0.6, rank=3).tokens,
         "prune_varlen": lambda x: svdprune.prune_varlen(x, offsets, keeps, rank=3).tokens,
+        "prune pivoted": lambda x: svdprune.prune(x, 3, **pivoted).tokens,
+        "prune_adaptive pivoted": lambda x: (
+            svdprune.prune_adaptive(x, 4, coverage=0.6, **pivoted).tokens
+        ),
+        "prune_varlen pivoted": lambda x: (
+            svdprune.prune_varlen(x, offsets, keeps, **pivoted).tokens
+        ),
     }[name]
     assert torch.autograd.gradcheck(tokens, x)
     assert torch.autograd.gradgradcheck(tokens, x)

@@ -7,6 +7,7 @@ from svdprune_ext._load import load_libraries as _load_libraries
 has_cuda = _load_libraries()
 
 from svdprune_ext import _register, methods  # noqa: E402  (need the op schemas)
+from svdprune_ext.energy import captured_energy  # noqa: E402
 from svdprune_ext.in_decoder import FastV, PyramidDrop, SparseVLM  # noqa: E402
 from svdprune_ext.models import apply, supported_models  # noqa: E402
 from svdprune_ext.module import SVDPrune  # noqa: E402
@@ -39,6 +40,7 @@ __all__ = [
     "SVDPrune",
     "SparseVLM",
     "apply",
+    "captured_energy",
     "diagnose",
     "has_cuda",
     "leverage_scores",

@@ -87,6 +87,7 @@ def _(
     rank: int | None = None,
     center: bool = False,
     solver: str = "auto",
+    select: str = "topk",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     _check_features("prune_adaptive", x, (2, 3))
     batch = x.shape[:-2]

@@ -17,6 +17,13 @@ On CUDA "auto" is "eigh", since "tridiag" has not run on a GPU yet. Asked for, "
 for float32 and 16-bit input of up to 768 tokens on sm_90 and later; otherwise "eigh" stands in. Both have a
 float32 Gram matrix there, and promise what is said of "eigh" above.
 
+Selection: "topk" keeps the tokens of highest leverage. "pivoted" picks one token after the other, each time
+the one of which most is left outside the span of those picked, so it keeps no copies; ``docs/selection.md``
+says why. It looks at the features' Gram matrix alone, at no directions and no eigenvectors, so ``variance``,
+``rank`` and ``solver`` are to be left out, and N is 16384 at most. A token counts as explained when no more
+than 128 eps of its squared length is left (eps that of the working precision); explained ones come last, the
+lower index first. Tokens of which the same is left, to 32 eps, are equal: the lower index wins.
+
 Arrays: beside tensors, all take arrays of a library with DLPack (NumPy, CuPy, JAX) and return arrays of that
 library, on the same device, without a copy and without a gradient. See ``arrays.py``.
 
@@ -47,8 +54,10 @@ class Pruned(NamedTuple, Generic[Array]):
     Attributes:
         tokens: The kept rows of x, bit for bit, in their original order [B, keep, D].
         indices: Their positions, ascending, int64 [B, keep].
-        scores: Leverage of every token [B, N].
-        rank: Number of leading directions, int32 [B].
+        scores: Leverage of every token [B, N]. With "pivoted" the share of the energy ``||x||_F^2`` that each
+            kept token added to what those picked before it hold, 0 for all others: their sum is the energy
+            that the kept tokens hold.
+        rank: Number of leading directions, int32 [B]. With "pivoted" the dimension of the kept tokens' span.
     """
 
     tokens: Array
@@ -64,8 +73,10 @@ class PrunedAdaptive(NamedTuple, Generic[Array]):
         tokens: The kept rows of x, then zero rows [B, max_keep, D].
         indices: Their positions, ascending, then -1, int64 [B, max_keep].
         count: Number of tokens kept, int32 [B].
-        scores: Leverage of every token [B, N].
-        rank: Number of leading directions, int32 [B].
+        scores: Leverage of every token [B, N]. With "pivoted" the share of the energy ``||x||_F^2`` that each
+            kept token added to what those picked before it hold, 0 for all others: their sum is the energy
+            that the kept tokens hold.
+        rank: Number of leading directions, int32 [B]. With "pivoted" the dimension of the kept tokens' span.
     """
 
     tokens: Array
@@ -179,7 +190,7 @@ def prune(
     solver: str = "auto",
     select: str = "topk",
 ) -> Pruned[Array]:
-    """Keeps the ``keep`` vision tokens of highest leverage.
+    """Keeps ``keep`` vision tokens: those of highest leverage, or with "pivoted" those that span the most.
 
     Differentiable in x through the kept rows.
 
@@ -190,7 +201,7 @@ def prune(
         rank: As in ``leverage_scores``.
         center: As in ``leverage_scores``; the tokens returned are not centred.
         solver: As in ``leverage_scores``.
-        select: Rule of selection: "topk", the highest scores.
+        select: Rule of selection: "topk" or "pivoted"; see above.
 
     Returns:
         Tokens [B, keep, D], indices [B, keep], scores [B, N], rank [B]; without B for [N, D].
@@ -231,8 +242,11 @@ def prune_adaptive(
     rank: int | None = None,
     center: bool = False,
     solver: str = "auto",
+    select: str = "topk",
 ) -> PrunedAdaptive[Array]:
     """Keeps the fewest vision tokens whose leverage sums to ``coverage * rank``.
+
+    With "pivoted": the first picks that together hold ``coverage`` of the energy ``||x||_F^2``.
 
     Shapes do not depend on the data, so CUDA graphs and ``torch.compile`` take it. Differentiable in x
     through the kept rows.
@@ -240,11 +254,12 @@ def prune_adaptive(
     Args:
         x: Vision tokens [B, N, D] or [N, D]; float64, float32, float16 or bfloat16; any strides.
         max_keep: The most tokens to keep, in [0, N].
-        coverage: Share of the total leverage to keep, in (0, 1].
+        coverage: Share of the total leverage, or with "pivoted" of the energy, to keep, in (0, 1].
         variance: As in ``leverage_scores``.
         rank: As in ``leverage_scores``.
         center: As in ``leverage_scores``.
         solver: As in ``leverage_scores``.
+        select: As in ``prune``.
 
     Returns:
         Tokens [B, max_keep, D], indices [B, max_keep], count [B], scores [B, N], rank [B].
@@ -262,6 +277,7 @@ def prune_adaptive(
             rank=rank,
             center=center,
             solver=solver,
+            select=select,
         )
     return PrunedAdaptive(
         *torch.ops.svdprune.prune_adaptive(
@@ -272,6 +288,7 @@ def prune_adaptive(
             rank=rank,
             center=center,
             solver=solver,
+            select=select,
         )
     )
 

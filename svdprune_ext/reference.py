@@ -79,6 +79,72 @@ def oracle_coverage(scores: Tensor, max_keep: int, coverage: float) -> Tensor:
     return order[: min(count, max_keep)].sort().values
 
 
+class Pivots(NamedTuple):
+    """What the oracle of "pivoted" knows of one image [N, D].
+
+    Attributes:
+        order: The picks, in their order, int64 [picks].
+        shares: Of the energy, what each of them added to what the picks before it hold, float64 [picks].
+        rank: How many of them had something of their own left; the others follow by their index.
+    """
+
+    order: Tensor
+    shares: Tensor
+    rank: int
+
+
+def oracle_pivoted(
+    x: Tensor, keep: int, coverage: float = 0.0, center: bool = False, eps: float = 2.0**-23
+) -> Pivots:
+    """Greedy choice of rows with deflation, in float64, on the rows themselves.
+
+    Args:
+        x: Vision tokens [N, D].
+        keep: The most tokens to pick.
+        coverage: Stop when the picks hold this share of the energy, in (0, 1]; 0 picks ``keep``.
+        center: Subtract the mean token first.
+        eps: Rounding of the precision that is to be judged: what is left of a token below 128 eps of its
+            squared length is nothing, and what differs by less than 32 eps is equal.
+
+    Returns:
+        The picks.
+    """
+    x = x.detach().double()
+    if center:
+        x = x - x.mean(dim=0, keepdim=True)
+    x = x / x.abs().max() if x.any() else x
+    left, energy = x.clone(), x.square().sum()  # what is left of each row outside the picks' span
+    least = 128 * eps * x.square().sum(1)
+    order: list[int] = []
+    shares: list[float] = []
+    while len(order) < keep and (coverage == 0 or sum(shares) < coverage):
+        squares = left.square().sum(1)
+        squares[squares <= least] = 0
+        squares[order] = 0
+        if not squares.any():
+            break
+        pick = int((squares >= squares.max() * (1 - 32 * eps)).nonzero()[0])
+        direction = left[pick] / left[pick].norm()
+        along = left @ direction
+        left = left - along[:, None] * direction
+        order.append(pick)
+        shares.append(float(along.square().sum() / energy))
+    rank = len(order)
+    if coverage == 0:
+        rest = [i for i in range(len(x)) if i not in order][: keep - rank]
+        order, shares = order + rest, shares + [0.0] * len(rest)
+    return Pivots(torch.tensor(order, dtype=torch.int64), x.new_tensor(shares), rank)
+
+
+def oracle_energy(x: Tensor, indices: Tensor) -> float:
+    """Share of ``||x||_F^2`` in the span of the rows of x [N, D] at ``indices`` [K]; 0 where x is zero."""
+    x = x.detach().double()
+    x = x / x.abs().max() if x.numel() and x.any() else x
+    _, s, directions = torch.linalg.svd(x[indices], full_matrices=False)
+    held = x @ directions[s > 1e-10 * s.max()].mT if len(indices) else x.new_zeros(1)
+    return float(held.square().sum() / x.square().sum().clamp_min(1e-300))
+
+
 def reference_prune(
     x: Tensor, keep: int, variance: float = 0.9
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

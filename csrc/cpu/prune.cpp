@@ -2,9 +2,8 @@
 // image gram -> spectrum -> leverage -> select -> gather.
 
 #include "for_each_image.h"
-#include "gather.h"
+#include "keep.h"
 #include "score.h"
-#include "select.h"
 #include "spectrum.h"
 
 #include <algorithm>
@@ -12,13 +11,6 @@
 namespace svdprune::cpu {
 
 namespace {
-
-// Calls select(typed scores).
-template <class F>
-auto with_scores(ScalarType dtype, const void* scores, F&& select) {
-  return dtype == ScalarType::Double ? select(static_cast<const double*>(scores))
-                                     : select(static_cast<const float*>(scores));
-}
 
 // x as images: [N, D] is one, [B, N, D] are B.
 struct Batch {
@@ -139,32 +131,33 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_cpu(const Tensor& x, int64_t ke
   const Batch batch = checked_batch(op, x);
   check_keep(op, "keep", keep, batch.tokens);
   const Options options = checked_options(op, batch, variance, rank, center, solver);
-  check_select(op, select);
+  const Rule rule{check_select(op, select, variance, rank, solver, batch.tokens), keep, 0};
 
   const Tensor tokens = batch.output(x, {keep, batch.features}, x.scalar_type());
   const Tensor indices = batch.output(x, {keep}, ScalarType::Long);
   const Tensor scores = batch.output(x, {batch.tokens}, score_dtype(x));
   const Tensor ranks = batch.output(x, {}, ScalarType::Int);
   for_each_image(op, batch.images, batch.batched, divides(options, x), [&](int64_t b, Crew& crew) {
-    const Image image = batch.image(b);
-    void* image_scores = row(scores, b * batch.tokens);
     int64_t* kept = reinterpret_cast<int64_t*>(row(indices, b * keep));
-    set(ranks, b, score_image(crew, image, options, image_scores).rank);
-    with_scores(score_dtype(x), image_scores,
-                [&](const auto* s) { select_topk(s, batch.tokens, keep, kept); });
-    gather(image, kept, keep, row(tokens, b * keep * batch.features));
+    const Kept result =
+        keep_image(crew, batch.image(b), options, rule,
+                   {row(scores, b * batch.tokens), kept, row(tokens, b * keep * batch.features)});
+    set(ranks, b, result.rank);
   });
   return {tokens, indices, scores, ranks};
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> prune_adaptive_cpu(
     const Tensor& x, int64_t max_keep, double coverage, double variance,
-    std::optional<int64_t> rank, bool center, const std::string& solver) {
+    std::optional<int64_t> rank, bool center, const std::string& solver,
+    const std::string& select) {
   const char* op = "prune_adaptive";
   const Batch batch = checked_batch(op, x);
   check_keep(op, "max_keep", max_keep, batch.tokens);
   check_coverage(op, coverage);
   const Options options = checked_options(op, batch, variance, rank, center, solver);
+  const Rule rule{check_select(op, select, variance, rank, solver, batch.tokens), max_keep,
+                  coverage};
 
   const Tensor tokens = batch.output(x, {max_keep, batch.features}, x.scalar_type());
   const Tensor indices = batch.output(x, {max_keep}, ScalarType::Long);
@@ -172,14 +165,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> prune_adaptive_cpu(
   const Tensor scores = batch.output(x, {batch.tokens}, score_dtype(x));
   const Tensor ranks = batch.output(x, {}, ScalarType::Int);
   for_each_image(op, batch.images, batch.batched, divides(options, x), [&](int64_t b, Crew& crew) {
-    const Image image = batch.image(b);
-    void* image_scores = row(scores, b * batch.tokens);
     int64_t* kept = reinterpret_cast<int64_t*>(row(indices, b * max_keep));
-    set(ranks, b, score_image(crew, image, options, image_scores).rank);
-    set(counts, b, with_scores(score_dtype(x), image_scores, [&](const auto* s) {
-          return select_coverage(s, batch.tokens, max_keep, coverage, kept);
-        }));
-    gather(image, kept, max_keep, row(tokens, b * max_keep * batch.features));
+    const Kept result = keep_image(
+        crew, batch.image(b), options, rule,
+        {row(scores, b * batch.tokens), kept, row(tokens, b * max_keep * batch.features)});
+    set(ranks, b, result.rank);
+    set(counts, b, result.count);
   });
   return {tokens, indices, counts, scores, ranks};
 }
@@ -199,7 +190,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_varlen_cpu(
   check_offsets(op, first_token, first_kept, images, packed.tokens, total_keep, max_seqlen);
   const Options options = check_options(op, variance, rank, center, solver, packed.features, "D");
   check_purify(op, options, max_seqlen);
-  check_select(op, select);
+  const Select chosen = check_select(op, select, variance, rank, solver, max_seqlen);
 
   const Tensor tokens = new_empty(x, {total_keep, packed.features}, x.scalar_type());
   const Tensor indices = new_empty(x, {total_keep}, ScalarType::Long);
@@ -215,12 +206,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_varlen_cpu(
     if (own.rank) {
       own.rank = std::min(*own.rank, std::min(image.tokens, image.features));
     }
-    void* image_scores = row(scores, first_token[b]);
     int64_t* kept = reinterpret_cast<int64_t*>(row(indices, first_kept[b]));
-    set(ranks, b, score_image(crew, image, own, image_scores).rank);
-    with_scores(score_dtype(x), image_scores,
-                [&](const auto* s) { select_topk(s, image.tokens, keep, kept); });
-    gather(image, kept, keep, row(tokens, first_kept[b] * packed.features));
+    const Kept result = keep_image(
+        crew, image, own, {chosen, keep, 0},
+        {row(scores, first_token[b]), kept, row(tokens, first_kept[b] * packed.features)});
+    set(ranks, b, result.rank);
     for (int64_t k = 0; k < keep; ++k) {
       kept[k] += first_token[b];  // from the image's rows to x's
     }

@@ -88,6 +88,7 @@ struct Results {
   Tensor scores;  // [B, N], packed [T]
   Tensor ranks;   // [B]
   bool selects = false;
+  Select select = Select::kTopk;
   Budget budget{};
   void* tokens = nullptr;
   int64_t* indices = nullptr;
@@ -108,6 +109,10 @@ void prune_eigh(const Call& call, const Images& x, const Options& options, const
 // eig_select_shape_for.
 void prune_tridiag(const Call& call, const Images& x, const Options& options,
                    const Results& results, EigSelectShape shape);
+
+// Stages 1, 4 and 5 of select "pivoted", for an x that is not empty.
+void prune_pivoted(const Call& call, const Images& x, const Options& options,
+                   const Results& results);
 
 #pragma GCC visibility pop
 

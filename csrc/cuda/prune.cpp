@@ -83,10 +83,15 @@ Options check_cuda_options(const char* op, double variance, std::optional<int64_
 }
 
 // The five stages by the solver that was asked for, or by the one that stands in for it where that
-// cannot run. "auto" is "eigh" until "tridiag" has been verified on a device. Returns which one ran.
+// cannot run. "auto" is "eigh" until "tridiag" has been verified on a device. Returns which one ran;
+// kAuto: none, as select "pivoted" needs none.
 Solver run(const Call& call, const Images& x, const Options& options, const Results& results) {
-  const bool wanted = options.solver == Solver::kTridiag && x.dtype != Dtype::kFloat64 &&
-                      x.images > 0 && x.tokens > 0 && x.features > 0;
+  const bool empty = x.images == 0 || x.tokens == 0 || x.features == 0;
+  if (results.select == Select::kPivoted && !empty) {
+    prune_pivoted(call, x, options, results);
+    return Solver::kAuto;
+  }
+  const bool wanted = options.solver == Solver::kTridiag && x.dtype != Dtype::kFloat64 && !empty;
   const EigSelectShape shape = wanted ? eig_select_shape_for(x.images, x.tokens) : EigSelectShape{};
   if (shape.blocks > 0) {
     prune_tridiag(call, x, options, results, shape);
@@ -150,7 +155,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_cuda(const Tensor& x, int64_t k
   check_keep(op, "keep", keep_tokens, images.tokens);
   const Options options =
       check_cuda_options(op, variance, rank, center, solver, batch.rank_limit(), "min(N, D)");
-  check_select(op, select);
+  const Select rule = check_select(op, select, variance, rank, solver, images.tokens);
   const Call call(op, x);
   const Tensor tokens = batch.output(call, {keep_tokens, images.features}, x.scalar_type());
   const Tensor indices = batch.output(call, {keep_tokens}, ScalarType::Long);
@@ -160,6 +165,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_cuda(const Tensor& x, int64_t k
       {.scores = scores,
        .ranks = ranks,
        .selects = true,
+       .select = rule,
        .budget = {keep_tokens, nullptr, 0, 0},
        .tokens = tokens.mutable_data_ptr(),
        .indices = pointer<int64_t>(indices)});
@@ -169,7 +175,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_cuda(const Tensor& x, int64_t k
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> prune_adaptive_cuda(
     const Tensor& x, int64_t max_keep, double coverage, double variance,
-    std::optional<int64_t> rank, bool center, const std::string& solver) {
+    std::optional<int64_t> rank, bool center, const std::string& solver,
+    const std::string& select) {
   const char* op = "prune_adaptive";
   const Batch batch(op, x);
   const Images& images = batch.images;
@@ -177,6 +184,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> prune_adaptive_cuda(
   check_coverage(op, coverage);
   const Options options =
       check_cuda_options(op, variance, rank, center, solver, batch.rank_limit(), "min(N, D)");
+  const Select rule = check_select(op, select, variance, rank, solver, images.tokens);
   const Call call(op, x);
   const Tensor tokens = batch.output(call, {max_keep, images.features}, x.scalar_type());
   const Tensor indices = batch.output(call, {max_keep}, ScalarType::Long);
@@ -187,6 +195,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> prune_adaptive_cuda(
       {.scores = scores,
        .ranks = ranks,
        .selects = true,
+       .select = rule,
        .budget = {max_keep, nullptr, 0, coverage},
        .tokens = tokens.mutable_data_ptr(),
        .indices = pointer<int64_t>(indices),
@@ -206,7 +215,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_varlen_cuda(
     refuse(op, "cu_seqlens must name at most ", kMaxImages, " images, got ", images_count);
   }
   const Options options = check_cuda_options(op, variance, rank, center, solver, x.size(1), "D");
-  check_select(op, select);
+  const Select rule = check_select(op, select, variance, rank, solver, max_seqlen);
   const Call call(op, x);
   const Tensor seqlens = to_int64(cu_seqlens);
   const Tensor keeps = to_int64(cu_keep);
@@ -228,6 +237,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_varlen_cuda(
       {.scores = scores,
        .ranks = ranks,
        .selects = true,
+       .select = rule,
        .budget = {0, static_cast<const int64_t*>(keeps.const_data_ptr()), total_keep, 0},
        .tokens = tokens.mutable_data_ptr(),
        .indices = pointer<int64_t>(indices)});

@@ -2,11 +2,13 @@
 
 #include "../../csrc/cuda/cluster.cuh"
 #include "../../csrc/cuda/launch.h"
+#include "../../csrc/cuda/pivot.h"
 
 using svdprune::cuda::Budget;
 using svdprune::cuda::Dtype;
 using svdprune::cuda::EigSelect;
 using svdprune::cuda::Images;
+using svdprune::cuda::Pivot;
 
 // Each block passes its rank and thread numbers on to the next one of its cluster, and the sum over
 // a warp of them to all lanes.
@@ -72,6 +74,14 @@ void emulated_leverage(const Images* x, bool tokens_side, int64_t n, const float
 void emulated_select(const Images* x, const float* scores, const int32_t* ranks,
                      const Budget* budget, uint8_t* kept) {
   svdprune::cuda::launch_select(*x, scores, ranks, *budget, kept, nullptr);
+}
+
+void emulated_pivot(const Images* x, const Pivot<float>* arguments) {
+  svdprune::cuda::launch_pivot(*x, *arguments, nullptr);
+}
+
+void emulated_pivot_float64(const Images* x, const Pivot<double>* arguments) {
+  svdprune::cuda::launch_pivot(*x, *arguments, nullptr);
 }
 
 void emulated_gather(const Images* x, const uint8_t* kept, const Budget* budget, void* tokens,

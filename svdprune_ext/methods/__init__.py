@@ -5,7 +5,7 @@ selected = svdprune_ext.methods.get("divprune").select(features, keep=32)
 
 from __future__ import annotations
 
-from svdprune_ext.methods import attention, diversity, leverage, merging, positions
+from svdprune_ext.methods import attention, deflation, diversity, leverage, merging, positions
 from svdprune_ext.methods.attention import fastv_scores
 from svdprune_ext.methods.method import Method, Selected
 
@@ -14,6 +14,8 @@ __all__ = ["Method", "Selected", "available", "fastv_scores", "get"]
 _METHODS = (
     Method("svd", "SVD-Prune, arXiv 2604.11530", leverage.svd),
     Method("ridge", "Cohen, Musco, Musco, arXiv 1511.07263", leverage.ridge),
+    Method("qdeim", "Q-DEIM, arXiv 1505.00370", deflation.qdeim),
+    Method("css", "Farahat, Ghodsi, Kamel, ICDM 2011", deflation.css),
     Method("random", "none: a control", positions.random),
     Method("uniform", "none: a control", positions.uniform),
     Method("norm", "none: a control", positions.norm),

@@ -19,13 +19,16 @@ def svd(
     rank: int | None = None,
     center: bool = False,
     solver: str = "auto",
+    select: str = "topk",
 ) -> Selected:
     """``l_i = ||U[i, :r]||^2``: the operator ``svdprune_ext.prune``, whose options these are.
 
     Source: SVD-Prune, arXiv 2604.11530, section 3.
     """
-    pruned = prune(x, keep, variance=variance, rank=rank, center=center, solver=solver)
-    return Selected(pruned.indices, scores=pruned.scores)
+    pruned = prune(
+        x, keep, variance=variance, rank=rank, center=center, solver=solver, select=select
+    )
+    return Selected(pruned.indices, scores=pruned.scores if select == "topk" else None)
 
 
 def ridge(

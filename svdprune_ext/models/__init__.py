@@ -17,7 +17,7 @@ from svdprune_ext.models.decoder_methods import DECODER_METHODS, check_model, fr
 from svdprune_ext.models.depth import DepthSide
 from svdprune_ext.models.families import family_of, supported_models
 from svdprune_ext.models.family import Family
-from svdprune_ext.models.settings import Settings
+from svdprune_ext.models.settings import DEFAULT_SELECT, Settings
 from svdprune_ext.models.tower import TowerAttention
 from svdprune_ext.models.vision import Selection, VisionSide
 
@@ -85,6 +85,8 @@ def apply(
     center: bool = False,
     solver: str = "auto",
     positions: str | None = None,
+    select: str = DEFAULT_SELECT,
+    energy: bool = False,
     tokens: int | Sequence[int | float] | None = None,
     version: str | None = None,
     then: DecoderMethod | None = None,
@@ -127,6 +129,11 @@ def apply(
             handed the kept tokens alone. "original": the kept tokens' own ids, and what follows goes on
             from the full prompt's. None: "original" for models with M-RoPE, whose ids hold the image's
             grid, "compact" for all others, as in most published pruners.
+        select: Rule of selection of "svd": "topk", the highest leverage, or "pivoted", which keeps no copies
+            of what it has; see ``svdprune_ext.prune``. "pivoted" needs no ``variance``, ``rank`` or
+            ``solver``; its ``coverage`` is a share of the energy, and its ``scope`` is ``per``.
+        energy: Note in ``handle.last`` what share of its energy each image keeps. For study: it decomposes
+            the kept rows in float64, and waits for the device.
         tokens: For "sparsevlm": a published number, or a schedule.
         version: For "sparsevlm": "1.0", "1.5" (the default) or "2.0".
         then: A method that prunes within the decoder what ``method`` leaves: ``SparseVLM(tokens=64)``.
@@ -156,6 +163,8 @@ def apply(
         center=center,
         solver=solver,
         positions=family.positions if positions is None else positions,
+        select=select,
+        energy=energy,
     )
     if method in DECODER_METHODS:
         _check_alone(method, settings, positions, then)
@@ -176,8 +185,14 @@ def _check_alone(
 ) -> None:
     """Refuses arguments that a method within the decoder does not have."""
     given = {"then": then, "positions": positions, "coverage": settings.coverage}
-    defaults = {"per": "image", "scope": "image", "features": "encoder", "variance": 0.9}
-    defaults |= {"rank": None, "center": False, "solver": "auto"}
+    defaults = {
+        "per": "image",
+        "scope": "image",
+        "features": "encoder",
+        "variance": 0.9,
+        "rank": None,
+    }
+    defaults |= {"center": False, "solver": "auto", "select": DEFAULT_SELECT, "energy": False}
     given |= {name: getattr(settings, name) for name in defaults}
     for name, value in given.items():
         if value != defaults.get(name):

@@ -19,9 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from svdprune_ext.energy import captured_energy
 from svdprune_ext.methods import get
 from svdprune_ext.models.settings import LEVELS, Settings
-from svdprune_ext.ops import leverage_scores, prune_varlen
+from svdprune_ext.ops import leverage_scores, prune, prune_adaptive, prune_varlen
 
 
 @dataclass
@@ -30,10 +31,13 @@ class Choice:
 
     Attributes:
         kept: Whether each token is, bool [T].
-        scores: Leverage of each, or the method's score [T]; NaN where the method has none.
-        rank: Number of leading directions of each scored group, int32; 0 where the method has none.
+        scores: Leverage of each, with "pivoted" its share of the energy, or the method's score [T]; NaN where
+            the method has none.
+        rank: Number of leading directions of each scored group, with "pivoted" of the kept tokens', int32; 0
+            where the method has none.
         total: Number of tokens kept; None where only the device knows.
         tokens: What stands for the kept tokens [total, D], in order, where the method merges.
+        energy: Share of its energy that each image keeps, float64 [images], where it was asked for.
     """
 
     kept: Tensor
@@ -41,6 +45,7 @@ class Choice:
     rank: Tensor
     total: int | None
     tokens: Tensor | None = None
+    energy: Tensor | None = None
 
 
 def choose(
@@ -61,7 +66,17 @@ def choose(
     """
     sizes = _sizes(tiles, images_of_prompts)
     if s.method != "svd":
-        return _by_method(features, attention, sizes[s.per], s)
+        choice = _by_method(features, attention, sizes[s.per], s)
+    elif s.select == "pivoted":
+        choice = _by_pivots(features, sizes[s.per], s)
+    else:
+        choice = _by_leverage(features, sizes, s)
+    if s.energy:
+        choice.energy = _energy(features, choice.kept, sizes["image"])
+    return choice
+
+
+def _by_leverage(features: Tensor, sizes: dict[str, list[int]], s: Settings) -> Choice:
     scores, rank = _score(features, sizes[s.scope], s)
     unit = min(s.scope, s.per, key=LEVELS.index)
     if unit == s.per:
@@ -111,6 +126,34 @@ def _by_method(
         sum(_count(s.keep, n) for n in lengths),
         torch.cat(tokens) if tokens else None,
     )
+
+
+def _by_pivots(features: Tensor, lengths: list[int], s: Settings) -> Choice:
+    """What select "pivoted" keeps of each group; neighbours of equal length go side by side."""
+    kept, scores, ranks, first = [], [], [], 0
+    for n, run in groupby(lengths):
+        groups = len(list(run))
+        part, first = slice(first, first + groups * n), first + groups * n
+        x, keep = features[part].view(groups, n, features.shape[-1]), _count(s.keep, n)
+        found = (
+            prune(x, keep, center=s.center, select=s.select)
+            if s.coverage is None
+            else prune_adaptive(x, keep, coverage=s.coverage, center=s.center, select=s.select)
+        )
+        # A place left over has index -1, and goes to a column that is cut off.
+        mask = torch.zeros(groups, n + 1, dtype=torch.bool, device=features.device)
+        mask = mask.scatter(1, found.indices.where(found.indices >= 0, n), True)[:, :n]
+        kept.append(mask.flatten())
+        scores.append(found.scores.flatten())
+        ranks.append(found.rank)
+    total = sum(_count(s.keep, n) for n in lengths) if s.counts_are_fixed else None
+    return Choice(torch.cat(kept), torch.cat(scores), torch.cat(ranks), total)
+
+
+def _energy(features: Tensor, kept: Tensor, lengths: list[int]) -> Tensor:
+    """Share of its energy that each image keeps."""
+    parts = zip(features.split(lengths), kept.split(lengths), strict=True)
+    return torch.stack([captured_energy(x, mask.nonzero().squeeze(-1)) for x, mask in parts])
 
 
 def _score(features: Tensor, lengths: list[int], s: Settings) -> tuple[Tensor, Tensor]:

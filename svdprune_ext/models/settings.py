@@ -9,6 +9,8 @@ from typing import Any
 from svdprune_ext.methods import available, get
 
 LEVELS = ("tile", "image", "prompt")  # each is made of the ones before it
+SELECTS = ("topk", "pivoted")
+DEFAULT_SELECT = "topk"  # of ``apply``
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,8 @@ class Settings:
     positions: str
     method: str = "svd"
     options: Mapping[str, Any] = field(default_factory=dict)
+    select: str = DEFAULT_SELECT
+    energy: bool = False
 
     def __post_init__(self) -> None:
         known = self.method in available()
@@ -49,6 +53,8 @@ class Settings:
         _check("rank", rank_fits, "None or an int >= 1", self.rank)
         solvers = ("auto", "tridiag", "eigh", "purify")
         _check("solver", self.solver in solvers, f"one of {', '.join(solvers)}", self.solver)
+        _check("select", self.select in SELECTS, f"one of {', '.join(SELECTS)}", self.select)
+        _check("energy", isinstance(self.energy, bool), "a bool", self.energy)
         numberings = ("compact", "original")
         _check(
             "positions",
@@ -62,6 +68,8 @@ class Settings:
     def _check_method(self) -> None:
         if self.method == "svd":
             _check("options", not self.options, "empty for method svd", dict(self.options))
+            if self.select == "pivoted":
+                self._check_pivoted()
             return
         method, only = get(self.method), f"left out for method {self.method}"
         within = f"within the language model, where {self.method} prunes, which is not supported"
@@ -71,17 +79,28 @@ class Settings:
             f"one that does not prune {within}",
             method.name,
         )
-        for name, default in (
-            ("coverage", None),
-            ("variance", 0.9),
-            ("rank", None),
-            ("center", False),
-            ("solver", "auto"),
-        ):
-            given = getattr(self, name)
-            _check(name, given == default, f"{only}, which takes options", given)
+        self._check_left_out(
+            f"{only}, which takes options",
+            coverage=None,
+            variance=0.9,
+            rank=None,
+            center=False,
+            solver="auto",
+            select=DEFAULT_SELECT,
+        )
         _check("scope", self.scope == self.per, f"per, {self.per!r}, for {self.method}", self.scope)
         method.check_options(dict(self.options))
+
+    def _check_pivoted(self) -> None:
+        only = "left out for select pivoted, which needs no leading directions"
+        self._check_left_out(only, variance=0.9, rank=None, solver="auto")
+        own = f"per, {self.per!r}, for select pivoted, whose scores are of the tokens it chooses among"
+        _check("scope", self.scope == self.per, own, self.scope)
+
+    def _check_left_out(self, expected: str, **defaults: object) -> None:
+        for name, default in defaults.items():
+            given = getattr(self, name)
+            _check(name, given == default, expected, given)
 
     def check_compiled(self) -> None:
         """Refuses a budget that depends on the scores: a compiled graph has to know how many are kept.

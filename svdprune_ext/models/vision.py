@@ -32,16 +32,20 @@ class Selection:
     """What was kept of the images and videos encoded last; each tuple has an entry for each of them.
 
     Attributes:
-        scores: Leverage of every token [N], or its score by another method, NaN where that has none; 0 for
-            a separator, such as LLaVA-NeXT's ``image_newline``.
+        scores: Leverage of every token [N], with select "pivoted" its share of the energy, or its score by
+            another method, NaN where that has none; 0 for a separator, as LLaVA-NeXT's ``image_newline``.
         kept: Whether each token is kept, bool [N].
-        ranks: Number of leading directions, int32: of each scored group, in order; 0 by another method.
+        ranks: Number of leading directions, with "pivoted" of the kept tokens', int32: of each scored group,
+            in order; 0 by another method.
+        energies: Share of its energy that each image keeps, float64 [images]: of each call of the encoder;
+            empty unless ``apply`` was asked for ``energy``.
         decoder: What a method within the decoder kept of these; None without such a method.
     """
 
     scores: tuple[Tensor, ...] = ()
     kept: tuple[Tensor, ...] = ()
     ranks: tuple[Tensor, ...] = ()
+    energies: tuple[Tensor, ...] = ()
     decoder: InDecoder | None = None
 
     @property
@@ -53,6 +57,11 @@ class Selection:
     def rank(self) -> Tensor:
         """Number of leading directions of each scored group, int32 [groups]."""
         return torch.cat(self.ranks)
+
+    @property
+    def energy(self) -> Tensor | None:
+        """Share of its energy that each image keeps, float64 [images]; None if it was not asked for."""
+        return torch.cat(self.energies) if self.energies else None
 
     @property
     def num_tokens(self) -> tuple[int, ...]:
@@ -238,6 +247,7 @@ class VisionSide:
             (*before.scores, *scores.split(sizes)),
             (*before.kept, *kept.split(sizes)),
             (*before.ranks, choice.rank),
+            before.energies if choice.energy is None else (*before.energies, choice.energy),
         )
 
 

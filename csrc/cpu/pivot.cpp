@@ -1,0 +1,157 @@
+// Note [pivoted rows]
+// What is left of token i outside the span of the tokens picked is d_i, at first its squared length. Each step
+// picks the token of which most is left, p, and takes its direction out of all others: with G = X X^T,
+//     w = (G[:, p] - sum over earlier picks of w_l w_l[p]) / sqrt(d_p),    d_i <- d_i - w_i^2.
+// That is QR with column pivoting on X^T (Businger, Golub 1965), which is the Cholesky factorisation of G with
+// diagonal pivoting, which is greedy MAP inference of the determinantal point process of kernel G (Chen, Zhang,
+// Zhou 2018, whose update this is). Of G it needs the diagonal and a column a step: O(n k) work in step k, and no
+// eigenvectors. ||w||^2 is the energy that the pick adds to what the picks span.
+//
+// Note [what is left of a token]
+// Rounding leaves a copy of a picked token some eps of its squared length, in place of nothing. So a token of
+// which no more than kLeft of its squared length is left counts as explained: it comes when all are, by its index.
+// Tokens whose d_i differ by less than kTie of it count as equal, and the lower index wins: copies of one token,
+// whose products may have been summed in different orders, would else be at rounding's mercy.
+
+#include "pivot.h"
+
+#include "clones.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+namespace svdprune::cpu {
+
+namespace {
+
+template <class T>
+constexpr double kLeft = 128.0 * std::numeric_limits<T>::epsilon();
+template <class T>
+constexpr double kTie = 32.0 * std::numeric_limits<T>::epsilon();
+
+// w [n] -= earlier[0 .. count, :]^T earlier[0 .. count, p], earlier [count, n].
+SVDPRUNE_CLONES void subtract_earlier(const double* earlier, int64_t count, int64_t n, int64_t p,
+                                      double* w) {
+  for (int64_t l = 0; l < count; ++l) {
+    const double* row = earlier + l * n;
+    const double factor = row[p];
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+      w[i] -= factor * row[i];
+    }
+  }
+}
+
+// The state of the note, for a Gram matrix that is not zero.
+template <class T>
+class Residual {
+ public:
+  Residual(const Gram<T>& gram, int64_t most)
+      : gram_(gram), n_(gram.n), left_(n_), least_(n_), picked_(n_, false) {
+    rows_.reserve(std::min(n_, most) * n_);
+    for (int64_t i = 0; i < n_; ++i) {
+      left_[i] = gram.values[i * (n_ + 1)];
+      least_[i] = kLeft<T> * left_[i];
+    }
+  }
+
+  // The token to pick; -1 where all are explained.
+  int64_t next() const {
+    double most = 0;
+    for (int64_t i = 0; i < n_; ++i) {
+      most = std::max(most, own(i));
+    }
+    for (int64_t i = 0; i < n_ && most > 0; ++i) {
+      if (own(i) >= most * (1 - kTie<T>)) {
+        return i;
+      }
+    }
+    return -1;
+  }
+
+  // Picks token p; returns the share of the energy that it adds.
+  double take(int64_t p) {
+    const int64_t earlier = static_cast<int64_t>(rows_.size()) / n_;
+    rows_.resize((earlier + 1) * n_);
+    double* w = rows_.data() + earlier * n_;
+    for (int64_t i = 0; i < n_; ++i) {
+      w[i] = i < p ? gram_.values[p + i * n_] : gram_.values[i + p * n_];
+    }
+    subtract_earlier(rows_.data(), earlier, n_, p, w);
+    const double scale = 1 / std::sqrt(left_[p]);
+    double sum = 0;
+    for (int64_t i = 0; i < n_; ++i) {
+      w[i] *= scale;
+      left_[i] -= w[i] * w[i];
+      sum += w[i] * w[i];
+    }
+    picked_[p] = true;
+    return sum / gram_.trace;
+  }
+
+  bool picked(int64_t i) const {
+    return picked_[i];
+  }
+
+ private:
+  // What is left of a token that may be picked.
+  double own(int64_t i) const {
+    return picked_[i] || left_[i] <= least_[i] ? 0 : left_[i];
+  }
+
+  const Gram<T>& gram_;
+  int64_t n_;
+  std::vector<double> left_, least_;  // d, and what counts as nothing
+  std::vector<bool> picked_;
+  std::vector<double> rows_;  // w of each pick, [picks, n]
+};
+
+}  // namespace
+
+template <class T>
+Picked pick(const Gram<T>& gram, int64_t most, double coverage, int64_t* order, T* shares) {
+  std::fill_n(shares, gram.n, T(0));
+  Residual<T> residual(gram, most);
+  Picked result{0, 0};
+  double covered = 0;
+  const auto wanted = [&] { return result.count < most && (coverage == 0 || covered < coverage); };
+  for (int64_t p; wanted() && (p = residual.next()) >= 0;) {
+    const double share = residual.take(p);
+    covered += share;
+    shares[p] = static_cast<T>(share);
+    order[result.count++] = p;
+  }
+  result.rank = result.count;
+  for (int64_t i = 0; coverage == 0 && i < gram.n && wanted(); ++i) {
+    if (!residual.picked(i)) {
+      order[result.count++] = i;
+    }
+  }
+  std::fill(order + result.count, order + most, -1);
+  return result;
+}
+
+Picked select_pivoted(Crew& crew, const Image& image, bool center, int64_t most, double coverage,
+                      void* shares, int64_t* indices) {
+  const auto select = [&](auto* typed) {
+    using T = std::remove_pointer_t<decltype(typed)>;
+    if (image.tokens == 0 || image.features == 0) {
+      // No Gram matrix to speak of: one of zeros.
+      const Gram<T> none{
+          Side::kTokens, image.tokens, std::make_unique<T[]>(image.tokens * image.tokens), 0, {}};
+      return pick(none, most, coverage, indices, typed);
+    }
+    return pick(gram<T>(crew, image, Side::kTokens, center), most, coverage, indices, typed);
+  };
+  const Picked picked = image.dtype == ScalarType::Double ? select(static_cast<double*>(shares))
+                                                          : select(static_cast<float*>(shares));
+  std::sort(indices, indices + picked.count);
+  return picked;
+}
+
+template Picked pick(const Gram<float>&, int64_t, double, int64_t*, float*);
+template Picked pick(const Gram<double>&, int64_t, double, int64_t*, double*);
+
+}  // namespace svdprune::cpu

@@ -1,0 +1,26 @@
+// The launch of rule "pivoted"; as launch.h, whose conventions hold.
+#pragma once
+
+#include "launch.h"
+
+namespace svdprune::cuda {
+
+template <class T>
+struct Pivot {
+  const T* gram;  // [B, N, N] full, tokens' side; zeros behind an image's end
+  const double*
+      largest;   // [B], as launch_largest_magnitude leaves it: not finite where the image is not
+  double* left;  // scratch [B, N]
+  double* rows;  // scratch [places of all images, N]
+  Budget budget;
+  T* scores;  // [B, N], packed [T]: of the energy, what each picked token adds; 0 for all others
+  int32_t* ranks;  // [B]: picks that had something of their own left
+  uint8_t* kept;   // [B, N], packed [T]: 1 for a token that stays
+};
+
+// Stage 4 of "pivoted", all picks in one launch, a block an image. An image that is not finite gets NaN scores and
+// rank -1, and keeps its first tokens.
+template <class T>
+void launch_pivot(const Images& x, const Pivot<T>& arguments, cudaStream_t stream);
+
+}  // namespace svdprune::cuda
