@@ -18,10 +18,14 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent / "csrc" / "cuda"
 MARGIN = 64  # numbers, on either side of an output
-SOURCES = ("pack", "gram_fused", "leverage", "select", "pivot", "gather", "eig_select")
+SOURCES = (
+    *("pack", "gram_fused", "leverage", "select", "pivot", "gather", "eig_select"),
+    "rater_rows",
+)
 EXPORTED = (
     *("device", "pass_on", "gram_fused", "eig_select", "pivot", "pivot_float64"),
     *("feature_means", "largest_magnitude", "pack", "leverage", "select", "gather"),
+    "rater_scores",
 )
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
@@ -267,4 +271,5 @@ def _load(library: Path) -> ctypes.CDLL:
     for name in EXPORTED:
         getattr(loaded, f"emulated_{name}").restype = None
     loaded.emulated_gram_fused_partials.restype = c_int64
+    loaded.emulated_rater_tiles.restype = c_int64
     return loaded

@@ -106,7 +106,7 @@ def rater_samples() -> list[RaterSample]:
         RaterSample("a_key_head_unused", weights=[0.0, 0.0, 0.25, 0.75]),
         RaterSample("negative_weight", weights=[1.0, -0.5, 0.25, 0.25]),
         # Number types and sizes.
-        RaterSample("float64", dtype=torch.float64),
+        RaterSample("float64", (2, 6, 2, 9, 12, 8, 5, 7), dtype=torch.float64),
         RaterSample("float16", (2, 4, 2, 40, 44, 64, 9, 20), dtype=torch.float16),
         RaterSample("bfloat16", (2, 4, 2, 40, 44, 64, 9, 20), dtype=torch.bfloat16),
         RaterSample("big_logits", (2, 4, 2, 40, 44, 64, 9, 20), amplitude=6.0),
@@ -119,3 +119,11 @@ def rater_samples() -> list[RaterSample]:
 
 def rater_sample(name: str) -> RaterSample:
     return next(s for s in rater_samples() if s.name == name)
+
+
+def error_bound(q: Tensor, k: Tensor, scale: float | None) -> float:
+    """What ``rater_scores`` promises: rounding of a product, which the exponential makes relative."""
+    eps = torch.finfo(torch.float64 if q.dtype == torch.float64 else torch.float32).eps
+    longest = [x.double().norm(dim=-1).max().item() if x.numel() else 0 for x in (q, k)]
+    scale = q.shape[-1] ** -0.5 if scale is None else abs(scale)
+    return 2 * eps * (8 + scale * longest[0] * longest[1])

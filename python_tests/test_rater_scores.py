@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from rater_samples import RaterSample, rater_sample, rater_samples
+from rater_samples import RaterSample, error_bound, rater_sample, rater_samples
 from samples import gaussian
 from torch.library import opcheck
 
@@ -31,14 +31,6 @@ def positional(tensors, options):
     """Arguments in the schema's order, and the others by name."""
     rest = {name: value for name, value in options.items() if name in ("causal", "scale")}
     return (*tensors, options.get("mask"), options.get("head_weights")), rest
-
-
-def error_bound(q, k, scale):
-    """What ``rater_scores`` promises: rounding of a product, which the exponential makes relative."""
-    eps = torch.finfo(torch.float64 if q.dtype == torch.float64 else torch.float32).eps
-    longest = [x.double().norm(dim=-1).max().item() if x.numel() else 0 for x in (q, k)]
-    scale = q.shape[-1] ** -0.5 if scale is None else abs(scale)
-    return 2 * eps * (8 + scale * longest[0] * longest[1])
 
 
 @every_sample
@@ -167,6 +159,14 @@ def test_nan_stays_in_the_rows_that_see_it():
     seen = torch.arange(12) != 6
     hidden = svdprune.rater_scores(q, k, raters, visual, mask=seen.repeat(2, 1))
     assert not hidden.attention.isnan().any()
+
+
+def test_an_infinite_product_makes_its_row_nan():
+    q, k = torch.full((1, 1, 2, 8), 2e19), torch.zeros(1, 1, 2, 8)
+    k[..., 1, :] = 2e19
+    out = svdprune.rater_scores(q, k, torch.tensor([[0, 1]]), torch.tensor([[0, 1]]))
+    assert out.attention[0, 0].tolist() == [1, 0]
+    assert out.attention[0, 1, 1].isnan()
 
 
 def test_threads_change_no_bit():

@@ -262,12 +262,15 @@ std::tuple<Tensor, Tensor, Tensor> rater_scores_cpu(const Tensor& q, const Tenso
   const Tensor head_mass = new_empty(q, {args.prompts, args.heads}, score_dtype(q));
   const Tensor rows = torch::stable::contiguous(raters);
   const Tensor columns = torch::stable::contiguous(visual);
-  const Tensor weights = head_weights ? torch::stable::contiguous(*head_weights) : Tensor();
+  std::optional<Tensor> weights;
+  if (head_weights) {
+    weights = torch::stable::contiguous(*head_weights);
+  }
   const auto run = [&](auto number) {
     using T = decltype(number);
     score_prompts<T>(args, q.scalar_type(), static_cast<const int64_t*>(rows.const_data_ptr()),
                      static_cast<const int64_t*>(columns.const_data_ptr()),
-                     head_weights ? static_cast<const float*>(weights.const_data_ptr()) : nullptr,
+                     weights ? static_cast<const float*>(weights->const_data_ptr()) : nullptr,
                      static_cast<T*>(scores.mutable_data_ptr()),
                      static_cast<T*>(attention.mutable_data_ptr()),
                      static_cast<T*>(head_mass.mutable_data_ptr()));

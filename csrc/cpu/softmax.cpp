@@ -63,7 +63,7 @@ template <class T>
 }
 
 // e^x for x <= 0 by 2^n e^r, |r| <= ln 2 / 2, with the Taylor polynomial of degree 7: off by two units in the last
-// place. 0 below the normal numbers.
+// place. 0 below the normal numbers; NaN of NaN. Without a branch, for loops of it to become vectors.
 [[gnu::always_inline]] inline float exponential(float x) {
   constexpr float kRounder = 0x1.8p23F;  // added, it leaves an integer in the lower bits
   const float shifted = x * 0x1.715476p0F + kRounder;
@@ -77,9 +77,9 @@ template <class T>
   p = p * r + 0.5F;
   p = p * r + 1;
   p = p * r + 1;
-  const uint32_t exponent = std::bit_cast<uint32_t>(shifted) << 23;
-  const float value = std::bit_cast<float>(std::bit_cast<uint32_t>(p) + exponent);
-  return x < -87.3F ? 0 : x != x ? x : value;
+  const float power = std::bit_cast<float>((std::bit_cast<uint32_t>(shifted) + 127) << 23);
+  const uint32_t keep = x < -87.3F ? 0 : ~uint32_t{0};
+  return std::bit_cast<float>(std::bit_cast<uint32_t>(p * power) & keep);
 }
 
 [[gnu::always_inline]] inline double exponential(double x) {

@@ -5,6 +5,8 @@
 // maxima, minima and integers only.
 #pragma once
 
+#include "../rater.h"
+
 #include <cuda_runtime_api.h>
 
 #include <cstddef>
@@ -122,5 +124,25 @@ struct EigSelect {
 
 void launch_eig_select(const Images& x, const EigSelect& arguments, EigSelectShape shape,
                        cudaStream_t stream);
+
+// rater_scores, in three launches. Pointers other than q, k and the mask are contiguous; the results are
+// float64 for float64 q and k, float32 for all others.
+struct RaterCall {
+  RaterArgs args;
+  Dtype dtype;                // of q and k
+  const int64_t* raters;      // [B, R]; what is not in [0, L) is padding
+  const int64_t* visual;      // [B, N]; what is not in [0, S) is padding
+  const float* head_weights;  // [B, H]; null: 1 / H each
+  void* rows;       // scratch [B, H, R, 2]: largest product of a row, 1 / sum of exponentials
+  void* masses;     // scratch [B, H, rater_tiles]: attention of a tile's raters to its columns
+  void* scores;     // [B, N]
+  void* attention;  // [B, R, N]
+  void* head_mass;  // [B, H]
+};
+
+// Tiles of one prompt's [R, N].
+int64_t rater_tiles(const RaterArgs& args);
+
+void launch_rater_scores(const RaterCall& call, cudaStream_t stream);
 
 }  // namespace svdprune::cuda

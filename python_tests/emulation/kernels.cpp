@@ -9,6 +9,7 @@ using svdprune::cuda::Dtype;
 using svdprune::cuda::EigSelect;
 using svdprune::cuda::Images;
 using svdprune::cuda::Pivot;
+using svdprune::cuda::RaterCall;
 
 // Each block passes its rank and thread numbers on to the next one of its cluster, and the sum over
 // a warp of them to all lanes.
@@ -97,5 +98,13 @@ int64_t emulated_eig_select_bytes(int64_t tokens, int blocks, int threads) {
 void emulated_eig_select(const Images* x, const EigSelect* arguments, int blocks, int threads) {
   svdprune::cuda::launch_eig_select(
       *x, *arguments, svdprune::cuda::eig_select_shape(x->tokens, blocks, threads), nullptr);
+}
+
+int64_t emulated_rater_tiles(const RaterCall* call) {
+  return svdprune::cuda::rater_tiles(call->args);
+}
+
+void emulated_rater_scores(const RaterCall* call) {
+  svdprune::cuda::launch_rater_scores(*call, nullptr);
 }
 }

@@ -1,0 +1,64 @@
+"""``rater_scores`` on a GPU: against the oracle, and captured in a CUDA graph."""
+
+import pytest
+import torch
+from cuda_calls import assert_same_bits, needs_cuda
+from rater_samples import error_bound, rater_sample, rater_samples
+from torch.library import opcheck
+
+import svdprune_ext as svdprune
+from svdprune_ext.reference import oracle_rater_scores
+
+pytestmark = needs_cuda
+every_sample = pytest.mark.parametrize("sample", rater_samples(), ids=str)
+
+
+def on_device(tensors, options):
+    moved = {name: v.cuda() if isinstance(v, torch.Tensor) else v for name, v in options.items()}
+    return [t.cuda() for t in tensors], moved
+
+
+@every_sample
+def test_every_sample_agrees_with_the_oracle(sample):
+    tensors, options = sample.make()
+    moved, with_options = on_device(tensors, options)
+    out = svdprune.rater_scores(*moved, **with_options)
+    bound = error_bound(*tensors[:2], options.get("scale"))
+    for got, wanted in zip(out, oracle_rater_scores(*tensors, **options), strict=True):
+        assert got.is_cuda
+        torch.testing.assert_close(got.cpu().double(), wanted, rtol=bound, atol=1e-12)
+    assert_same_bits(svdprune.rater_scores(*moved, **with_options), out)
+
+
+@pytest.mark.parametrize("name", ["padded_left", "some_heads", "bfloat16"])
+def test_opcheck(name):
+    tensors, options = on_device(*rater_sample(name).make())
+    optional = options.get("mask"), options.get("head_weights")
+    opcheck(torch.ops.svdprune.rater_scores.default, (*tensors, *optional), {})
+
+
+def test_positions_out_of_range_are_padding():
+    (q, k, _, _), _ = on_device(*rater_sample("no_cache").make())
+    wild = (
+        torch.tensor([[3, 12, -7, 2**40]] * 2).cuda(),
+        torch.tensor([[1, 2**33 + 4, -5]] * 2).cuda(),
+    )
+    tame = torch.tensor([[3, -1, -1, -1]] * 2).cuda(), torch.tensor([[1, -1, -1]] * 2).cuda()
+    assert_same_bits(svdprune.rater_scores(q, k, *wild), svdprune.rater_scores(q, k, *tame))
+
+
+def test_a_captured_graph_follows_queries_raters_and_mask():
+    (q, k, raters, visual), options = on_device(*rater_sample("padded_left").make())
+    mask = options["mask"]
+    svdprune.rater_scores(q, k, raters, visual, mask=mask)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = svdprune.rater_scores(q, k, raters, visual, mask=mask)
+    for shift in (1, 2):
+        q.copy_(q.roll(1, 2))
+        raters.copy_(raters.roll(shift, 1).masked_fill(raters == 2, -1))
+        mask.copy_(mask.flip(1))
+        graph.replay()
+        replayed = [t.clone() for t in out]
+        assert_same_bits(replayed, svdprune.rater_scores(q, k, raters, visual, mask=mask))
