@@ -57,6 +57,6 @@ def _attention(
     shared, listener = _listeners[module]
     scale = options.get("scaling")
     listener(query, key, query.shape[-1] ** -0.5 if scale is None else scale)
-    eager = getattr(inspect.getmodule(type(module)), "eager_attention_forward", None)
+    eager: Any = getattr(inspect.getmodule(type(module)), "eager_attention_forward", None)
     run = ALL_ATTENTION_FUNCTIONS.get_interface(shared._attn_implementation, eager)
     return run(module, query, key, value, mask, **options)
