@@ -79,11 +79,13 @@ def generate(model, inputs, **options):
 
 
 def holds(model, inputs, arguments, name):
+    unpruned = generate(model, inputs)[1]
     with svdprune_ext.apply(model, **arguments) as handle:
         tokens, logits = generate(model, inputs)
         last = handle.last.decoder
     for row in range(len(tokens)):
         if not (inputs["input_ids"][row] == IMAGE).any():
+            torch.testing.assert_close(logits[row], unpruned[row], atol=1e-4, rtol=1e-5)
             continue
         expected = oracle(model, inputs, row, name)
         assert [stage[row].tolist() for stage in last.kept] == expected.kept

@@ -73,6 +73,28 @@ def test_a_dropped_token_repeats_the_row_before_it(name):
             assert same == (token not in kept[row].tolist())
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_sixteen_bits(name):
+    model = model_of("Llava", "sdpa", torch.bfloat16)
+    inputs = batch(model, *TWO, dtype=torch.bfloat16)
+    with svdprune_ext.apply(model, **METHODS[name][0]) as handle:
+        assert logits_of(model, inputs).isfinite().all()
+        generate(model, inputs)
+        assert handle.last.decoder.num_tokens[-1][0] < 16
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_padding_on_the_right(name):
+    model = model_of("Llava")
+    inputs = float64(model, *TWO, (4,), padding="right")
+    with svdprune_ext.apply(model, **METHODS[name][0]):
+        logits = logits_of(model, inputs)
+    for row in (0, 1):
+        last = int(inputs["attention_mask"][row].sum()) - 1
+        expected = oracle(model, inputs, row, name, 0).logits[0]
+        torch.testing.assert_close(logits[row, last], expected, atol=1e-5, rtol=1e-5)
+
+
 def test_text_alone_is_left_alone():
     model = model_of("Llava", "sdpa", torch.float32)
     inputs = batch(model, (9,), (4,))
@@ -264,6 +286,7 @@ def test_gradients_reach_the_projector_through_kept_and_merged_tokens():
         ),
         ("Llava", {"method": "fastv", "options": {"depth": 2}}, "option must be one of layer, got"),
         ("Llava", {"method": "pyramiddrop", "options": {"ratio": 2}}, "ratio must be a float in"),
+        ("Llava", {"method": "sparse"}, "fastv, sparsevlm, pyramiddrop, got 'sparse'"),
         ("Llava", {"tokens": 64}, "tokens must be left out for method svd"),
         ("Llava", {"then": "fastv"}, "then must be None, SparseVLM, FastV or PyramidDrop, got str"),
         ("PaliGemma", {"method": "fastv"}, "model must be one of LlavaForConditionalGeneration, "),

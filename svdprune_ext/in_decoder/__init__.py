@@ -8,4 +8,8 @@ from svdprune_ext.in_decoder.last_token import FastV, PyramidDrop
 from svdprune_ext.in_decoder.method import DecoderMethod
 from svdprune_ext.in_decoder.sparsevlm import SparseVLM
 
-__all__ = ["DecoderMethod", "FastV", "PyramidDrop", "SparseVLM"]
+__all__ = ["METHODS", "DecoderMethod", "FastV", "PyramidDrop", "SparseVLM"]
+
+METHODS = {
+    method.name: method for method in (SparseVLM, FastV, PyramidDrop)
+}  # by name in ``apply``

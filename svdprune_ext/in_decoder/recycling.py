@@ -33,7 +33,7 @@ def density_peaks(x: Tensor, clusters: int) -> Tensor:
     x = working(x)
     # By differences, not by products: equal tokens are then exactly 0 apart.
     exact = "donot_use_mm_for_euclid_dist"
-    distance = torch.cdist(x, x, compute_mode=exact) / x.shape[-1] ** 0.5
+    distance: Tensor = torch.cdist(x, x, compute_mode=exact) / x.shape[-1] ** 0.5
     nearest = distance.topk(clusters, dim=-1, largest=False).values
     density = (-nearest.square().mean(-1)).exp()
     by_index = torch.ones_like(distance[0], dtype=torch.bool).tril(-1)

@@ -10,10 +10,10 @@ from weakref import WeakSet
 
 from torch import nn
 
-from svdprune_ext.in_decoder import DecoderMethod
+from svdprune_ext.in_decoder import METHODS, DecoderMethod
 from svdprune_ext.methods import get
 from svdprune_ext.models.decoder import DecoderSide
-from svdprune_ext.models.decoder_methods import DECODER_METHODS, check_model, from_arguments
+from svdprune_ext.models.decoder_methods import check_model, from_arguments
 from svdprune_ext.models.depth import DepthSide
 from svdprune_ext.models.families import family_of, supported_models
 from svdprune_ext.models.family import Family
@@ -151,8 +151,8 @@ def apply(
         raise ValueError("apply: model is patched already; call remove() on its handle first")
     options = {} if options is None else options
     settings = Settings(
-        method="svd" if method in DECODER_METHODS else method,
-        options={} if method in DECODER_METHODS else options,
+        method="svd" if method in METHODS else method,
+        options={} if method in METHODS else options,
         keep=keep,
         coverage=coverage,
         per=per,
@@ -166,7 +166,7 @@ def apply(
         select=select,
         energy=energy,
     )
-    if method in DECODER_METHODS:
+    if method in METHODS:
         _check_alone(method, settings, positions, then)
         within = from_arguments(method, keep, tokens, version, options)
         return _install(model, family, None, within)

@@ -6,10 +6,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from svdprune_ext.in_decoder import DecoderMethod, FastV, PyramidDrop, SparseVLM
+from svdprune_ext.in_decoder import METHODS, DecoderMethod
 from svdprune_ext.models.family import Family
 
-DECODER_METHODS: dict[str, Any] = {m.name: m for m in (SparseVLM, FastV, PyramidDrop)}
 DEFAULT_KEEP = 32  # of ``apply``
 
 _FAMILIES = ("Llava", "VipLlava", "LlavaNext", "LlavaOnevision", "InternVL", "Mistral3")
@@ -29,7 +28,7 @@ def from_arguments(
     Raises:
         ValueError: An argument is missing, not the method's, or out of its range.
     """
-    kind = DECODER_METHODS[name]
+    kind: Any = METHODS[name]
     own = {"sparsevlm": ("tokens", "version"), "fastv": ("keep",), "pyramiddrop": ()}[name]
     budget = {"keep": keep, "tokens": tokens, "version": version}
     for argument, default in (("keep", DEFAULT_KEEP), ("tokens", None), ("version", None)):

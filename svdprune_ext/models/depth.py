@@ -25,7 +25,7 @@ from svdprune_ext.models.decoder import DecoderSide
 from svdprune_ext.models.depth_record import InDecoder
 from svdprune_ext.models.layer_slots import Behind, Slots, crop_to, note_slots, noted_slots
 from svdprune_ext.models.overheard import overhear
-from svdprune_ext.models.stage import Tokens, gather_rows
+from svdprune_ext.models.stage import Tokens, first_of_each, gather_rows
 from svdprune_ext.models.step import Step, counted, text_behind, valid_slots
 
 
@@ -65,7 +65,7 @@ class DepthSide:
                 self.after_decoder, with_kwargs=True, prepend=True
             ).remove,
         ]
-        for layer in range(len(layers)):
+        for layer in range(self._cuts[0], len(layers)):
             behind = sum(cut < layer for cut in self._cuts) - 1
             hook = self._before_layer(behind, layer in self._cuts)
             removers.append(layers[layer].register_forward_pre_hook(hook, with_kwargs=True).remove)
@@ -293,8 +293,5 @@ def highest_of_rows(scores: Tensor, counts: list[int]) -> Tensor:
     """Bool [B, N]: the ``counts`` tokens of highest score of each row; of equal ones, the first."""
     order = scores.argsort(dim=1, descending=True, stable=True)
     rank = torch.arange(scores.shape[1], device=scores.device)
-    if min(counts) == max(counts):
-        wanted = (rank < counts[0]).expand_as(order)
-    else:
-        wanted = rank < torch.tensor(counts, device=scores.device).unsqueeze(1)
+    wanted = first_of_each(rank, counts)
     return torch.zeros_like(order, dtype=torch.bool).scatter(1, order, wanted)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from svdprune_ext.in_decoder import METHODS
 from svdprune_ext.methods import available, get
 
 LEVELS = ("tile", "image", "prompt")  # each is made of the ones before it
@@ -38,7 +39,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         known = self.method in available()
-        _check("method", known, f"one of {', '.join(available())}", self.method)
+        names = dict.fromkeys([*available(), *METHODS])
+        _check("method", known, f"one of {', '.join(names)}", self.method)
         counts = _is_int(self.keep) and self.keep >= 1
         shares = isinstance(self.keep, float) and 0 < self.keep <= 1
         _check("keep", counts or shares, "an int >= 1 or a float in (0, 1]", self.keep)

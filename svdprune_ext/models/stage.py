@@ -74,7 +74,7 @@ class Tokens:
         if recycled is not None:
             last_vision = torch.where(self.vision, place, -1).amax(1, keepdim=True)
             number = torch.arange(extra, device=key.device)
-            own = number < torch.tensor(merged, device=key.device).unsqueeze(1)
+            own = first_of_each(number, merged)
             behind = last_vision * (extra + 1) + 1 + number
             key = torch.cat([key, torch.where(own, behind, -1)], 1)
         num_vision = [a + b for a, b in zip(counts, merged, strict=True)]
@@ -108,6 +108,13 @@ class Tokens:
         slot_of = first.new_zeros(rows, length + 1).scatter(1, at, slots)[:, :length]
         slot = torch.maximum(slot_of, first).cummax(1).values.to(hidden.device)
         return hidden.gather(1, slot.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+
+
+def first_of_each(number: Tensor, counts: list[int]) -> Tensor:
+    """Whether ``number`` [n] is below each row's count, bool [B, n]; equal ones need no copy there."""
+    if min(counts) == max(counts):
+        return (number < counts[0]).expand(len(counts), -1)
+    return number < torch.tensor(counts, device=number.device).unsqueeze(1)
 
 
 def gather_rows(hidden: Tensor, recycled: Tensor | None, order: Tensor, valid: Tensor) -> Tensor:
