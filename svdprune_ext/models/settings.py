@@ -83,6 +83,11 @@ class Settings:
         _check("scope", self.scope == self.per, f"per, {self.per!r}, for {self.method}", self.scope)
         method.check_options(dict(self.options))
 
+    @property
+    def counts_are_fixed(self) -> bool:
+        """Whether how many tokens are kept follows from their number alone."""
+        return self.coverage is None and LEVELS.index(self.per) <= LEVELS.index(self.scope)
+
     def check_compiled(self) -> None:
         """Refuses a budget that depends on the scores: a compiled graph has to know how many are kept.
 
@@ -95,11 +100,6 @@ class Settings:
                 f"scope, for the graph to know how many tokens are kept, got coverage={self.coverage}, "
                 f"per={self.per!r}, scope={self.scope!r}"
             )
-
-    @property
-    def counts_are_fixed(self) -> bool:
-        """Whether how many tokens are kept follows from their number alone."""
-        return self.coverage is None and LEVELS.index(self.per) <= LEVELS.index(self.scope)
 
 
 def _is_int(value: object) -> bool:
