@@ -31,22 +31,9 @@ def table(result: dict[str, Any]) -> str:
         f"| {' | '.join(HEADER)} |",
         f"| {' | '.join(['---:'] * len(HEADER))} |",
         *(f"| {' | '.join(_cells(row, unpruned))} |" for row in rows),
+        *(["", _patch(result["patch"])] if "patch" in result else []),
     ]
-    if "patch" in result:
-        lines += ["", _patch(result["patch"])]
     return "\n".join(lines)
-
-
-def _patch(patch: dict[str, Any]) -> str:
-    """What ``bench.patch_overhead`` measured, in words."""
-    low, middle, high = (f"{100 * (ratio - 1):+.1f}%" for ratio in patch["ratios"])
-    share = 100 * patch["hooks"] / patch["unpatched"]
-    return (
-        f'The patch itself, without the operator (method "uniform", {patch["rounds"]} rounds): at '
-        f"{patch['keep']} tokens its hooks take {format_seconds(patch['hooks'])}, {share:.2f}% of the "
-        f"unpruned forward pass of {format_seconds(patch['unpatched'])}. With all tokens kept the pass "
-        f"takes {middle} (quartiles {low}, {high})."
-    )
 
 
 def tokens_cell(row: dict[str, Any]) -> str:
@@ -76,3 +63,15 @@ def _cells(row: dict[str, Any], unpruned: dict[str, Any]) -> list[str]:
         f"{100 * seconds['pruning'] / base:.2f}%" if is_before else "-",
         f"{100 * row['flops']['saved_language_model']:.1f}%",
     ]
+
+
+def _patch(patch: dict[str, Any]) -> str:
+    """What ``bench.patch_overhead`` measured, in words."""
+    low, middle, high = (f"{100 * (ratio - 1):+.1f}%" for ratio in patch["ratios"])
+    share = 100 * patch["hooks"] / patch["unpatched"]
+    return (
+        f'The patch itself, without the operator (method "uniform", {patch["rounds"]} rounds): at '
+        f"{patch['keep']} tokens its hooks take {format_seconds(patch['hooks'])}, {share:.2f}% of the "
+        f"unpruned forward pass of {format_seconds(patch['unpatched'])}. With all tokens kept the pass "
+        f"takes {middle} (quartiles {low}, {high})."
+    )

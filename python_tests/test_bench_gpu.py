@@ -264,12 +264,12 @@ def test_prefill_on_the_cpu_becomes_a_section_of_the_readme(tmp_path, monkeypatc
     assert "2 layers of 48, 2 vision layers of 32" in lines[1]
     expected = ["| all 16", "| 4", "| FastV at 4: 10 on average"]
     assert [line.split(" | ")[0] for line in lines[5:8]] == expected
+    assert report.rewrite_prefill("without markers", tmp_path) == "without markers"
     assert re.fullmatch(
         r"The patch .* 5 rounds\): at 32 tokens its hooks take [\d.]+ [mµ]s, [\d.]+% of the unpruned .*"
         r"pass takes [+-][\d.]+% \(quartiles [+-][\d.]+%, [+-][\d.]+%\)\.",
         lines[-2],
     )
-    assert report.rewrite_prefill("without markers", tmp_path) == "without markers"
 
 
 # Tables.

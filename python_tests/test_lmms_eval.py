@@ -217,6 +217,21 @@ def test_an_error_in_generate_is_no_empty_answer(place, prompts):
 
 
 @needs_lmms_eval
+def test_arguments_are_read_from_the_command_line():
+    from lmms_eval.utils import simple_parse_args_string
+
+    line = (
+        'pretrained=a/b,keep=0.1,method=dart,options={"pivots":4,"x":[1,2]},rank=none,center=true'
+    )
+    _, pruning = split_arguments(simple_parse_args_string(line), OF_MODEL)
+    options = {"pivots": 4, "x": [1, 2]}
+    assert pruning.pop("options") == options
+    assert pruning == {"keep": 0.1, "method": "dart", "rank": None, "center": True}
+    _, all_tokens = split_arguments(simple_parse_args_string("keep=1.0"), OF_MODEL)
+    assert isinstance(all_tokens["keep"], float)  # a share; 1 would be one token
+
+
+@needs_lmms_eval
 def test_the_docs_lines_put_ocr_tokens_into_textvqas_prompt(tmp_path):
     from lmms_eval.utils import load_yaml_config
 

@@ -104,6 +104,11 @@ class Settings:
             given = getattr(self, name)
             _check(name, given == default, expected, given)
 
+    @property
+    def counts_are_fixed(self) -> bool:
+        """Whether how many tokens are kept follows from their number alone."""
+        return self.coverage is None and LEVELS.index(self.per) <= LEVELS.index(self.scope)
+
     def check_compiled(self) -> None:
         """Refuses a budget that depends on the scores: a compiled graph has to know how many are kept.
 
@@ -116,11 +121,6 @@ class Settings:
                 f"scope, for the graph to know how many tokens are kept, got coverage={self.coverage}, "
                 f"per={self.per!r}, scope={self.scope!r}"
             )
-
-    @property
-    def counts_are_fixed(self) -> bool:
-        """Whether how many tokens are kept follows from their number alone."""
-        return self.coverage is None and LEVELS.index(self.per) <= LEVELS.index(self.scope)
 
 
 def _is_int(value: object) -> bool:
