@@ -1,4 +1,4 @@
-# make demo   set up, then the main job: a photograph through a LLaVA model, pruned
+# make demo   set up, then the main job: a picture through a LLaVA model, pruned
 # make test   set up, then the tests
 # Each makes .venv when it is missing. TORCH chooses torch's version: make test TORCH=torch==2.13.0
 PYTHON ?= python3

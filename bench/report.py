@@ -15,6 +15,7 @@ from typing import Any
 
 from bench import (
     document,
+    eval_document,
     goals,
     goals_document,
     gpu_document,
@@ -26,6 +27,7 @@ from bench.timing import ROOT
 _SOLVERS = "solvers*.json"  # the study of the solvers, beside the other results of a CPU
 _SPECTRA = "spectra*.json"  # a model's spectra, which the README does not show
 _PREFILL = "prefill*.json"  # of a CPU
+_NO_GPU = ("cpu", "eval")  # folders of results that are not a GPU's
 _SECTIONS = {
     "cpu": ("prune", document.PRUNE_HEADER, document.prune_cells),
     "stages": ("stages", document.STAGE_HEADER, document.stage_cells),
@@ -56,6 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
         new = rewrite_gpu(rewrite_goals(rewrite(old, results), results), gpu_results)
         new = rewrite_solvers(new, options.results / "cpu", options.readme.parent)
         new = rewrite_prefill(new, options.results / "cpu")
+        new = rewrite_eval(new, options.results / "eval", options.readme.parent)
     except (OSError, ValueError) as error:
         print(f"bench.report: {error}", file=sys.stderr)
         return 2
@@ -174,11 +177,41 @@ def rewrite_prefill(readme: str, folder: Path) -> str:
     return _optional_section(readme, "prefill", tables)
 
 
+def rewrite_eval(readme: str, folder: Path, base: Path) -> str:
+    """Puts accuracies of the tiny VLM between the README's markers of the name "eval".
+
+    Without a result the section is empty, and a README without the section stays as it is.
+
+    Args:
+        readme: The text.
+        folder: Holds ``methods.json`` with its plot, and ``ablations.json``, that ``svdprune eval`` wrote.
+        base: The README's folder, which the plot's address begins at.
+
+    Returns:
+        The text with the section replaced.
+
+    Raises:
+        ValueError: Only one of the two markers is there.
+    """
+    if "<!-- bench:eval:" not in readme:
+        return readme
+    blocks = []
+    methods, ablations = folder / "methods.json", folder / "ablations.json"
+    if methods.is_file():
+        picture = methods.with_suffix(".png")
+        image = Path(os.path.relpath(picture, base)).as_posix() if picture.exists() else None
+        blocks.append(eval_document.methods(json.loads(methods.read_text()), image))
+    if ablations.is_file():
+        blocks.append(eval_document.ablations(json.loads(ablations.read_text())))
+    return _between_markers(readme, "eval", blocks)
+
+
 def load_gpu_results(folder: Path) -> list[dict[str, Any]]:
     """Reads every result of a GPU that is committed; there may be none.
 
     Args:
-        folder: Holds, beside ``cpu``, a folder for each GPU with files that ``run_gpu.sh`` wrote.
+        folder: Holds, beside ``cpu`` and ``eval``, a folder for each GPU with files that ``run_gpu.sh``
+            wrote.
 
     Returns:
         Their contents, in the order of the paths.
@@ -188,7 +221,7 @@ def load_gpu_results(folder: Path) -> list[dict[str, Any]]:
     """
     results = []
     for file in sorted(folder.glob("*/*.json")):
-        if file.parent.name == "cpu":
+        if file.parent.name in _NO_GPU:
             continue
         result = json.loads(file.read_text())
         if not result.get("machine", {}).get("gpu"):

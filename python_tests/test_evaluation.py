@@ -18,11 +18,21 @@ import svdprune_ext
 from bench.tiny_vlm.build import TOKENS, build_model, build_processor
 from bench.tiny_vlm.train import save
 from svdprune_ext import cli, methods, tiny_vlm
-from svdprune_ext.evaluation import PRESETS, Cell, EvalSettings, Series, answer, prepare, run
+from svdprune_ext.evaluation import (
+    PRESETS,
+    Cell,
+    EvalSettings,
+    Series,
+    answer,
+    answering,
+    prepare,
+    run,
+)
 from svdprune_ext.evaluation.answering import features
 from svdprune_ext.evaluation.energy import span_shares
 from svdprune_ext.reference import oracle_leverage, oracle_topk
 
+exam_module = sys.modules["svdprune_ext.evaluation.exam"]
 run_module = sys.modules["svdprune_ext.evaluation.run"]
 IMAGES = 4
 
@@ -42,7 +52,9 @@ def loaded(folder):
 
 @pytest.fixture(scope="module")
 def exam(loaded):
-    return prepare(loaded[1], tiny_vlm.TEST, IMAGES, batch=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exam_module, "_PART", 3)  # the last part is a smaller one
+        return prepare(loaded[1], tiny_vlm.TEST, IMAGES, batch=8)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +81,9 @@ def test_the_answers_are_those_of_processor_apply_and_generate(loaded, exam, kee
     assert [(a.image, a.question) for a in plain.answers] == list(exam.asked)
     assert answered.given == tuple(a.given for a in plain.answers)
     assert len(set(answered.given)) > 3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answering, "_looks_at_questions", lambda cell: True)
+        assert answer(model, processor, exam, Cell(keep, arguments)).given == answered.given
     assert "get_image_features" not in vars(model.base_model)
 
 
@@ -78,10 +93,11 @@ def test_the_exam_is_what_the_processor_makes(loaded, exam):
         image = tiny_vlm.sample(tiny_vlm.TEST, number).image
         expected = processor.image_processor([image], return_tensors="pt")["pixel_values"][0]
         assert torch.equal(exam.pixels[number], expected)
-    assert sorted(place for batch in exam.batches for place in batch.places) == list(
-        range(len(exam.asked))
-    )
-    assert all(len(batch.places) <= 8 and batch.attention_mask.all() for batch in exam.batches)
+    batches = [batch for part in exam.parts for batch in part.batches]
+    places = sorted(place for batch in batches for place in batch.places)
+    assert places == list(range(len(exam.asked)))
+    assert all(len(batch.places) <= 8 and batch.attention_mask.all() for batch in batches)
+    assert len(exam.prefix) == 1 + TOKENS
     assert prepare(processor, tiny_vlm.TEST, IMAGES).digest == exam.digest
     assert prepare(processor, tiny_vlm.VALIDATION, IMAGES).digest != exam.digest
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -152,6 +154,13 @@ def test_the_script_trains_saves_and_evaluates(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "tower done" in printed
     assert "| read the sign |" in printed
+    facts = json.loads((tmp_path / "training.json").read_text())
+    figures = json.loads((tmp_path / "evaluation.json").read_text())
+    written = " ".join((tmp_path / "README.md").read_text().split())
+    assert f"{facts['cpu_minutes']:g} minutes" in written
+    assert f"({facts['machine']}), with torch {facts['torch']}" in written
+    assert f"| **reading** | {figures['reading']['share']:.3f} |" in written
+    assert figures["accuracy"]["count"]["questions"] == figures["images"] == 2
     assert (tmp_path / "model.safetensors").stat().st_size < 8e6
     model, processor = tiny_vlm.load(tmp_path)
     result = tiny_vlm.evaluate(model, processor, tiny_vlm.TRAIN, images=1)

@@ -18,7 +18,13 @@ from rich.table import Table
 
 import svdprune_ext
 from svdprune_ext._load import load_native
-from svdprune_ext.demo.settings import Settings, SettingsError
+from svdprune_ext.demo.settings import (
+    KEPT_OF_PHOTO,
+    KEPT_OF_PICTURE,
+    PHOTO_QUESTION,
+    Settings,
+    SettingsError,
+)
 from svdprune_ext.estimate import estimate as cost_of
 from svdprune_ext.estimate_table import height_and_width, table_of
 from svdprune_ext.vlm_shapes import read_config, shape_of
@@ -49,20 +55,26 @@ def main() -> None:
 def demo(
     photo: Annotated[
         Path | None,
-        typer.Argument(help="Any image file; scikit-image's astronaut photograph by default."),
+        typer.Argument(help="Any image file; by default a generated picture, with real questions."),
     ] = None,
-    keep: Annotated[int, typer.Option(help="Vision tokens to keep.")] = _DEFAULTS.keep,
+    keep: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Vision tokens to keep. [{KEPT_OF_PICTURE}; {KEPT_OF_PHOTO} of a photograph]"
+        ),
+    ] = None,
     variance: Annotated[
         float, typer.Option(help="Share of the energy that sets the rank, in (0, 1].")
     ] = _DEFAULTS.variance,
     question: Annotated[
-        str, typer.Option(help="What to ask about the photograph.")
-    ] = _DEFAULTS.question,
+        str | None,
+        typer.Option(help=f"What to ask. [of a photograph: {PHOTO_QUESTION}]"),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(
-            help="Folder or hub id of a LLaVA checkpoint; random weights in LLaVA-1.5's shape by "
-            "default, whose text means nothing."
+            help="Folder or hub id of a LLaVA checkpoint. By default the tiny VLM of this package; for a "
+            "photograph, random weights in LLaVA-1.5's shape, whose text means nothing."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for demo.png and demo.json.")] = _DEFAULTS.out,
@@ -74,14 +86,17 @@ def demo(
         str, typer.Option(help="auto, float32, bfloat16 or float16.")
     ] = _DEFAULTS.dtype,
     rounds: Annotated[int, typer.Option(help="How often each run is measured.")] = _DEFAULTS.rounds,
+    picture: Annotated[int, typer.Option(help="Number of the generated picture.")] = 0,
 ) -> None:
-    """Takes a photograph through a LLaVA model with all vision tokens and with few.
+    """Takes a picture through a LLaVA model with all vision tokens and with few.
 
     Shows what was kept, what each part took, and whether it agrees with a float64 SVD of the same features
     (exit status 1 where it does not).
     """
+    if keep is None:
+        keep = KEPT_OF_PICTURE if photo is None and model is None else KEPT_OF_PHOTO
     settings = Settings(
-        photo, keep, variance, question, model, out, max_new_tokens, seed, dtype, rounds
+        photo, keep, variance, question, model, out, max_new_tokens, seed, dtype, rounds, picture
     )
     try:
         settings.check()

@@ -1,27 +1,26 @@
 """Trains the tiny VLM from nothing: ``python -m bench.tiny_vlm.train --minutes 30 --out folder``.
 
 The way: ``build`` (sizes, vocabulary) -> ``tower`` (stage A, from ``start``) -> ``language`` (stage B, on
-``packing``) -> a checkpoint folder in float16 -> its accuracy on the test split. With ``--from folder`` stage
-B goes on with the model there; another ``--seed`` gives it other images.
+``packing``) -> a checkpoint folder in float16 -> its accuracy on the test split and its ``card``. With
+``--from folder`` stage B goes on with the model there; another ``--seed`` gives it other images.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
+from bench.timing import describe_machine
+from bench.tiny_vlm import card
 from bench.tiny_vlm.build import build_model, build_processor
 from bench.tiny_vlm.language import train_language
 from bench.tiny_vlm.tower import train_tower
-from svdprune_ext.tiny_vlm.evaluation import evaluate
 from svdprune_ext.tiny_vlm.loading import load
-from svdprune_ext.tiny_vlm.splits import TEST
 
 _TOWER_SHARE = 0.35  # of the CPU time; the rest is the language model's
 
@@ -43,9 +42,8 @@ def main(arguments: list[str] | None = None) -> None:
     train_language(model, processor.tokenizer, left, language_batch, first, options.seed)
     save(model, processor, options.out)
     images = 2 if options.smoke else options.images
-    result = evaluate(*load(options.out), TEST, images)  # of the file, in float16
-    print(result.table())
     _facts_of(options.out).write_text(json.dumps(facts(options), indent=2) + "\n")
+    print(card.write(options.out, images).table())  # of the file, in float16
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -81,7 +79,7 @@ def facts(options: argparse.Namespace) -> dict[str, Any]:
         "seed": options.seed,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "machine": platform.processor() or platform.machine(),
+        "machine": describe_machine()["cpu"],
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,14 @@ class Bundle:
         processor: The processor that goes with it.
         name: What to call it.
         meaningful: Whether its answers mean anything: False for random weights.
+        prompt: What makes a prompt of a question; None takes the processor's chat template, or LLaVA-1.5's.
     """
 
     model: Any
     processor: Any
     name: str
     meaningful: bool
+    prompt: Callable[[str], str] | None = None
 
 
 def num_vision_tokens(config: Any) -> int:

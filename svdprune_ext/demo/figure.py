@@ -19,6 +19,7 @@ _INK = "#22313f"
 _ACCENT = "#d1495b"
 _LINE = "#2e6f95"
 _DIMMED = 0.35
+_HEIGHT = 11.9  # inches, without a table of answers
 
 
 def draw(result: Result, processor: Any, path: Path) -> None:
@@ -31,21 +32,36 @@ def draw(result: Result, processor: Any, path: Path) -> None:
     """
     photo = seen_by_model(result, processor)
     layout = ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.12)
-    figure = Figure(figsize=(12.6, 11.9), dpi=110, facecolor="white", layout=layout)
+    figure = Figure(figsize=(12.6, _HEIGHT), dpi=110, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2)
-    figure.suptitle(
-        f"SVD-Prune keeps {len(result.indices)} of {result.num_tokens} vision tokens",
-        fontsize=19,
-        fontweight="bold",
-        color=_INK,
-    )
-    _draw_photo(axes[0, 0], photo, "The photograph, as the model sees it")
+    title = f"SVD-Prune keeps {len(result.indices)} of {result.num_tokens} vision tokens"
+    figure.suptitle(title, fontsize=19, fontweight="bold", color=_INK)
+    if result.asked:
+        figure.set_figheight(_HEIGHT + 0.2 * len(result.asked))
+        figure.supxlabel(_answers(result), fontsize=11, color=_INK, fontfamily="monospace")
+    _draw_photo(axes[0, 0], photo, "The picture, as the model sees it")
     _draw_photo(axes[0, 1], _dim(photo, result), f"The {len(result.indices)} kept patches")
     _outline(axes[0, 1], photo.shape[0], result)
     _draw_leverage(figure, axes[1, 0], result)
     _draw_spectrum(axes[1, 1], result)
     figure.savefig(path)
+
+
+def _answers(result: Result) -> str:
+    """A table of the questions, with the right answers and those of both runs."""
+    lines: list[tuple[str, ...]] = [
+        ("question", "right answer", f"all {result.num_tokens}", f"{len(result.indices)} kept")
+    ]
+    for each in result.asked:
+        right = each.question.answer
+        given = (f if f == right else f"{f} (wrong)" for f in (each.full, each.pruned))
+        lines.append((each.question.text, right, *given))
+    widths = [max(map(len, column)) + 3 for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        for line in lines
+    )
 
 
 def seen_by_model(result: Result, processor: Any) -> Any:

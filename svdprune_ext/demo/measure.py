@@ -138,9 +138,11 @@ def _pass(
     model = bundle.model
     recorder = _Recorder(_clock(model.device))
     recorder.mark("start")
-    inputs = bundle.processor(
-        images=photo, text=prompt(bundle.processor, settings.question), return_tensors="pt"
-    ).to(model.device, dtype=model.dtype)
+    question = settings.question
+    assert question is not None
+    text = prompt(bundle.processor, question) if bundle.prompt is None else bundle.prompt(question)
+    inputs = bundle.processor(images=photo, text=text, return_tensors="pt")
+    inputs = inputs.to(model.device, dtype=model.dtype)
     recorder.mark("processed")
     handle = None
     with _hooks(model, recorder) as hook_pruned:

@@ -12,6 +12,7 @@ from torch import Tensor
 import svdprune_ext
 from svdprune_ext.demo.agreement import Agreement
 from svdprune_ext.demo.measure import Run
+from svdprune_ext.demo.picture import Asked
 from svdprune_ext.demo.settings import Settings
 
 
@@ -29,6 +30,7 @@ class Result:
         full: The run with all vision tokens.
         pruned: The run with ``keep`` of them.
         agreement: The pruned run against the oracle.
+        asked: Questions whose right answers are known; none about a photograph.
     """
 
     settings: Settings
@@ -40,6 +42,13 @@ class Result:
     full: Run
     pruned: Run
     agreement: Agreement
+    asked: tuple[Asked, ...] = ()
+
+    @property
+    def right_answer(self) -> str | None:
+        """The right answer to the question of the two runs, where it is known."""
+        known = {each.question.text: each.question.answer for each in self.asked}
+        return known.get(self.settings.question or "")
 
     @property
     def indices(self) -> Tensor:
@@ -120,7 +129,11 @@ class Result:
                 "all": self.full.all_seconds(),
                 "kept": self.pruned.all_seconds(),
             },
-            "text": {"all": self.full.text, "kept": self.pruned.text},
+            "text": {"all": self.full.text, "kept": self.pruned.text, "right": self.right_answer},
+            "asked": [
+                {**asdict(each.question), "all": each.full, "kept": each.pruned}
+                for each in self.asked
+            ],
             "agreement": {
                 "agrees": agreement.agrees,
                 "reasons": list(agreement.reasons),

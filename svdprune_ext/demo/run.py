@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from svdprune_ext.demo.agreement import check_agreement
-from svdprune_ext.demo.bundle import Bundle
+from svdprune_ext.demo.bundle import Bundle, num_vision_tokens
 from svdprune_ext.demo.checkpoint import load_checkpoint
 from svdprune_ext.demo.figure import draw
 from svdprune_ext.demo.measure import measure
 from svdprune_ext.demo.photo import load_photo
+from svdprune_ext.demo.picture import Picture, ask_all, load_picture, load_tiny
 from svdprune_ext.demo.random_llava import Shape, build_random_llava
 from svdprune_ext.demo.result import Result
-from svdprune_ext.demo.settings import Settings
+from svdprune_ext.demo.settings import PHOTO_QUESTION, Settings
 from svdprune_ext.demo.tables import show
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def run(settings: Settings, console: Console, shape: Shape | None = None) -> Result:
@@ -28,7 +34,8 @@ def run(settings: Settings, console: Console, shape: Shape | None = None) -> Res
     Args:
         settings: What is asked for.
         console: Where to print.
-        shape: Sizes of the model with random weights; LLaVA-1.5's by default.
+        shape: Sizes of a model with random weights, which then takes a photograph; None follows the
+            settings, with LLaVA-1.5's sizes where they ask for random weights.
 
     Returns:
         The result; ``result.agreement.agrees`` says whether the operator agrees with the oracle.
@@ -36,15 +43,17 @@ def run(settings: Settings, console: Console, shape: Shape | None = None) -> Res
     Raises:
         SettingsError: A setting is wrong; nothing was built then.
     """
-    shape = shape or Shape()
     settings.check()
-    if settings.model is None:
+    generated = settings.generated and shape is None
+    shape = shape or Shape()
+    if settings.model is None and not generated:
         settings.check_keep(shape.num_tokens)
     with _progress(console) as progress:
-        progress("Reading the photograph")
-        photo, photo_name = load_photo(settings.photo)
-        bundle = _bundle(settings, shape, progress)
+        picture = load_picture(settings.picture) if generated else None
+        photo, photo_name, settings = _image(picture, settings, progress)
+        bundle = _bundle(settings, picture, shape, progress)
         full, pruned = measure(bundle, photo, settings, progress)
+        asked = ask_all(bundle, picture, settings) if picture is not None else ()
         progress("Computing the float64 SVD to compare with")
         agreement = check_agreement(pruned, settings.variance)
         result = Result(
@@ -57,6 +66,7 @@ def run(settings: Settings, console: Console, shape: Shape | None = None) -> Res
             full=full,
             pruned=pruned,
             agreement=agreement,
+            asked=asked,
         )
         progress("Drawing")
         settings.out.mkdir(parents=True, exist_ok=True)
@@ -69,7 +79,26 @@ def run(settings: Settings, console: Console, shape: Shape | None = None) -> Res
     return result
 
 
-def _bundle(settings: Settings, shape: Shape, progress: Callable[[str], None]) -> Bundle:
+def _image(
+    picture: Picture | None, settings: Settings, progress: Callable[[str], None]
+) -> tuple[Image, str, Settings]:
+    """What the model sees, its name, and the settings with a question about it."""
+    if picture is not None:
+        question = settings.question or picture.questions[-1].text
+        return picture.image, picture.name, replace(settings, question=question)
+    progress("Reading the photograph")
+    photo, name = load_photo(settings.photo)
+    return photo, name, replace(settings, question=settings.question or PHOTO_QUESTION)
+
+
+def _bundle(
+    settings: Settings, picture: Picture | None, shape: Shape, progress: Callable[[str], None]
+) -> Bundle:
+    if picture is not None:
+        progress("Loading the tiny VLM")
+        bundle = load_tiny()
+        settings.check_keep(num_vision_tokens(bundle.model.config))
+        return bundle
     if settings.model is not None:
         progress(f"Loading {settings.model}")
         return load_checkpoint(settings)

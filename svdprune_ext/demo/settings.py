@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+PHOTO_QUESTION = "What is the person in this photograph wearing?"
+KEPT_OF_PHOTO, KEPT_OF_PICTURE = 32, 16  # by default; of 576 vision tokens and of 144
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -17,29 +19,38 @@ class Settings:
     """Options of the demonstration.
 
     Attributes:
-        photo: Any image file; None takes the astronaut photograph that scikit-image ships.
+        photo: Any image file; None takes a generated picture, or with ``model`` the astronaut photograph
+            that scikit-image ships.
         keep: Vision tokens to keep.
         variance: Share of the energy that the leading directions hold, in (0, 1].
-        question: What the model is asked about the photograph.
-        model: Folder or hub id of a LLaVA checkpoint; None builds one with random weights.
+        question: What the model is asked; None takes a generated picture's own question.
+        model: Folder or hub id of a LLaVA checkpoint; None takes the package's tiny VLM for a generated
+            picture, and builds a model with random weights for a photograph.
         out: Folder for demo.png and demo.json.
         max_new_tokens: Tokens to generate, at least 2: the first comes from the prefill.
         seed: Seed of the random weights.
         dtype: "auto" (the checkpoint's own; float32 for random weights), "float32", "bfloat16" or
             "float16".
         rounds: How often each of the two runs is measured; medians are shown.
+        picture: Number of the generated picture in its split.
     """
 
     photo: Path | None = None
-    keep: int = 32
+    keep: int = KEPT_OF_PHOTO
     variance: float = 0.9
-    question: str = "What is the person in this photograph wearing?"
+    question: str | None = None
     model: str | None = None
     out: Path = Path("demo-out")
     max_new_tokens: int = 16
     seed: int = 0
     dtype: str = "auto"
     rounds: int = 3
+    picture: int = 0
+
+    @property
+    def generated(self) -> bool:
+        """Whether the tiny VLM is asked about a generated picture."""
+        return self.photo is None and self.model is None
 
     def check(self) -> None:
         """Refuses what no model could serve.
@@ -57,6 +68,8 @@ class Settings:
             raise SettingsError(f"--max-new-tokens: must be at least 2, got {self.max_new_tokens}")
         if self.rounds < 1:
             raise SettingsError(f"--rounds: must be at least 1, got {self.rounds}")
+        if self.picture < 0:
+            raise SettingsError(f"--picture: must be at least 0, got {self.picture}")
         if self.dtype not in DTYPES:
             raise SettingsError(f"--dtype: must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         if self.out.exists() and not self.out.is_dir():

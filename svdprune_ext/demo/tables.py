@@ -22,15 +22,23 @@ def show(result: Result, console: Console) -> None:
     console.print(_kept(result))
     console.print(_times(result))
     console.print(_agreement(result))
+    if result.asked:
+        console.print(_asked(result))
     console.print(_text(result))
 
 
 def _heading(result: Result) -> Panel:
     lines = [
-        f"Photograph  {result.photo_name}",
+        f"Picture     {result.photo_name}",
         f"Model       {result.model_name}",
         f"Runs on     {result.device}, {result.dtype}",
     ]
+    if result.asked:
+        lines += [
+            "",
+            "The answers are real. The model is so small that its times say little:",
+            "`svdprune demo PHOTO` takes the times of LLaVA-1.5's shape.",
+        ]
     if not result.meaningful:
         lines += [
             "",
@@ -149,13 +157,33 @@ def _agreement(result: Result) -> Table:
     return table
 
 
+def _asked(result: Result) -> Table:
+    table = Table(title="One question of each kind", title_justify="left")
+    for column in (
+        "question",
+        "right answer",
+        f"all {result.num_tokens}",
+        f"{len(result.indices)} kept",
+    ):
+        table.add_column(column)
+    for each in result.asked:
+        answers = [
+            Text(printable(given), style="green" if given == each.question.answer else "red")
+            for given in (each.full, each.pruned)
+        ]
+        table.add_row(Text(each.question.text), Text(each.question.answer), *answers)
+    return table
+
+
 def _text(result: Result) -> Panel:
     note = "" if result.meaningful else " (random weights: meaningless)"
+    right = result.right_answer
     return Panel(
         Group(
             Text(f"Question: {result.settings.question}", style="bold"),
             Text(f"All {result.num_tokens} tokens: {printable(result.full.text)}"),
             Text(f"{len(result.indices)} kept: {printable(result.pruned.text)}"),
+            *([] if right is None else [Text(f"Right answer: {right}")]),
         ),
         title=f"Generated text{note}",
         expand=False,

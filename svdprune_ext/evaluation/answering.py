@@ -1,11 +1,11 @@
 """A model answers an exam under ``svdprune_ext.apply``.
 
-Note [each image is encoded once]
+Note [each image is seen once]
 Some eleven questions are asked about an image, and which of its tokens are kept does not depend on them.
-So the patched model's own ``get_image_features`` runs once for each image, and ``generate`` is then handed
-what it returned, rows of dropped tokens marked as ``apply`` marks them. All else is the plain way: the
-answers are those of processor, ``apply`` and ``generate``, which a test holds. A method that looks at the
-question does so in the decoder, which runs for every question.
+So the patched model's own ``get_image_features`` runs once for each image; the patched model then reads the
+prompts' common beginning with it once; and ``generate`` goes on from that cache with each question, as in a
+next turn. The answers are those of processor, ``apply`` and ``generate`` on whole prompts; a test holds that.
+A method that chooses within the decoder may look at the question: it is given whole prompts.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor
 import svdprune_ext
 from svdprune_ext.evaluation.cells import Cell
 from svdprune_ext.evaluation.exam import Exam
+from svdprune_ext.evaluation.prefix import read_prefix, rows_of
 from svdprune_ext.models.families import family_of
 from svdprune_ext.tiny_vlm.evaluation import LONGEST_ANSWER
 
@@ -79,7 +80,7 @@ def answer(model: Any, processor: Any, exam: Exam, cell: Cell) -> Answered:
     with _applied(model, cell) as handle:
         encoded = _encode(model, exam, handle) if scored is None else scored
         with _replaying(model.base_model, encoded.rows):
-            given = _generate(model, processor, exam)
+            given = _generate(model, processor, exam, _looks_at_questions(cell))
     return Answered(tuple(given), encoded.kept, encoded.rank)
 
 
@@ -158,18 +159,30 @@ def _replaying(base: Any, rows: Tensor) -> Iterator[None]:
             base.get_image_features = before
 
 
-def _generate(model: Any, processor: Any, exam: Exam) -> list[str]:
+def _looks_at_questions(cell: Cell) -> bool:
+    name = cell.arguments.get("method", "svd")
+    known = name in svdprune_ext.methods.available()
+    return not known or svdprune_ext.methods.get(name).attention == "decoder"
+
+
+def _generate(model: Any, processor: Any, exam: Exam, whole_prompts: bool) -> list[str]:
     given = [""] * len(exam.asked)
-    for batch in exam.batches:
-        output = model.generate(
-            input_ids=batch.input_ids.to(model.device),
-            attention_mask=batch.attention_mask.to(model.device),
-            pixel_values=batch.images.to(model.device),
-            max_new_tokens=LONGEST_ANSWER,
-            do_sample=False,
-        )
-        new = output[:, batch.input_ids.shape[1] :]
-        texts = processor.batch_decode(new, skip_special_tokens=True)
-        for place, text in zip(batch.places, texts, strict=True):
-            given[place] = text.strip()
+    for part in exam.parts:
+        seen = None if whole_prompts else read_prefix(model, exam.prefix, part.images)
+        for batch in part.batches:
+            if seen is None:
+                known = {"pixel_values": batch.images.to(model.device)}
+            else:
+                known = {"past_key_values": rows_of(seen, batch.images - part.images.start)}
+            output = model.generate(
+                input_ids=batch.input_ids.to(model.device),
+                attention_mask=batch.attention_mask.to(model.device),
+                max_new_tokens=LONGEST_ANSWER,
+                do_sample=False,
+                **known,
+            )
+            new = output[:, batch.input_ids.shape[1] :]
+            texts = processor.batch_decode(new, skip_special_tokens=True)
+            for place, text in zip(batch.places, texts, strict=True):
+                given[place] = text.strip()
     return given

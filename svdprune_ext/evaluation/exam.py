@@ -15,6 +15,9 @@ from svdprune_ext.tiny_vlm.evaluation import asked_of, prompt
 from svdprune_ext.tiny_vlm.questions import Question
 from svdprune_ext.tiny_vlm.splits import Split
 
+_PART = 100  # images
+_Made = tuple[int, NDArray[np.uint8], Question]  # the image's number, the image, a question
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -34,6 +37,19 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Some of the images with all their questions.
+
+    Attributes:
+        images: Their numbers, in order.
+        batches: The questions as the model is given them.
+    """
+
+    images: range
+    batches: tuple[Batch, ...]
+
+
+@dataclass(frozen=True)
 class Exam:
     """One question of each kind about each image, where the kind has one.
 
@@ -41,14 +57,16 @@ class Exam:
         split: Name of the split.
         asked: Number of the image, and the question.
         pixels: What the processor makes of the images [images, 3, height, width].
-        batches: The questions as the model is given them.
+        parts: Images and questions in the order of the images.
+        prefix: How every prompt begins, up to the image's last token [P].
         digest: SHA-256 of pixels, prompts and right answers.
     """
 
     split: str
     asked: tuple[tuple[int, Question], ...]
     pixels: Tensor
-    batches: tuple[Batch, ...]
+    parts: tuple[Part, ...]
+    prefix: Tensor
     digest: str
 
 
@@ -65,35 +83,54 @@ def prepare(processor: Any, split: Split, images: int, batch: int = 128) -> Exam
         The exam.
 
     Raises:
-        ValueError: A number is below 1.
+        ValueError: A number is below 1, or the prompts do not begin alike.
     """
     for name, value in (("images", images), ("batch", batch)):
         if value < 1:
             raise ValueError(f"prepare: {name} must be at least 1, got {value}")
     made = list(asked_of(split, images, per_kind=1))
     pixels: dict[int, Tensor] = {}
-    batches = []
-    for places in _alike(processor, [question for _, _, question in made]):
-        for start in range(0, len(places), batch):
-            batches.append(_batch(processor, made, places[start : start + batch], pixels))
+    parts = []
+    for first in range(0, images, _PART):
+        numbers = range(first, min(first + _PART, images))
+        batches = [
+            _batch(processor, made, places[start : start + batch], pixels)
+            for places in _alike(processor, made, numbers)
+            for start in range(0, len(places), batch)
+        ]
+        parts.append(Part(numbers, tuple(batches)))
     ordered = torch.stack([pixels[number] for number in range(images)])
     asked = tuple((number, question) for number, _, question in made)
-    return Exam(split.name, asked, ordered, tuple(batches), _digest(ordered, asked))
+    prefix = _prefix(processor, [batch for part in parts for batch in part.batches])
+    return Exam(split.name, asked, ordered, tuple(parts), prefix, _digest(ordered, asked))
 
 
-def _alike(processor: Any, questions: list[Question]) -> list[list[int]]:
+def _alike(processor: Any, made: list[_Made], images: range) -> list[list[int]]:
     """Places of questions with as many tokens, and as many in the answer: the longest delays a batch."""
     groups: dict[tuple[int, int], list[int]] = {}
-    for place, question in enumerate(questions):
-        texts = (question.text, question.answer)
-        tokens, to_come = (len(processor.tokenizer.encode(text)) for text in texts)
-        groups.setdefault((tokens, to_come), []).append(place)
+    for place, (number, _, question) in enumerate(made):
+        if number in images:
+            texts = (question.text, question.answer)
+            tokens, to_come = (len(processor.tokenizer.encode(text)) for text in texts)
+            groups.setdefault((tokens, to_come), []).append(place)
     return [groups[key] for key in sorted(groups)]
+
+
+def _prefix(processor: Any, batches: list[Batch]) -> Tensor:
+    """The tokens up to the image's last, the same of all prompts."""
+    ids = batches[0].input_ids[0]
+    prefix = ids[: int((ids == processor.image_token_id).nonzero().max()) + 1]
+    for batch in batches:
+        if not (batch.input_ids[:, : len(prefix)] == prefix).all():
+            raise ValueError(
+                "prepare: processor must begin all prompts alike, up to the image's last token"
+            )
+    return prefix
 
 
 def _batch(
     processor: Any,
-    made: list[tuple[int, NDArray[np.uint8], Question]],
+    made: list[_Made],
     places: list[int],
     pixels: dict[int, Tensor],
 ) -> Batch:

@@ -1,0 +1,51 @@
+"""The key-value cache of what all prompts about an image begin with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from svdprune_ext.models.decoder import _LAYOUT, noted_layout
+
+
+def read_prefix(model: Any, prefix: Tensor, images: range) -> Any:
+    """Has the model read the beginning of the prompts once for each image.
+
+    Args:
+        model: Its ``get_image_features`` takes numbers of images.
+        prefix: Token ids of the beginning, the image's included [P].
+        images: The numbers.
+
+    Returns:
+        The cache, a row for each image.
+    """
+    ids = prefix.to(model.device).expand(len(images), -1)
+    numbers = torch.tensor(list(images), device=model.device)
+    output = model(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        position_ids=torch.arange(ids.shape[1], device=model.device).expand(ids.shape),
+        pixel_values=numbers,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return output.past_key_values
+
+
+def rows_of(cache: Any, rows: Tensor) -> Any:
+    """A cache of its own with some of the rows, and what ``apply`` noted of them."""
+    from transformers import DynamicCache
+
+    chosen = DynamicCache()
+    for number, layer in enumerate(cache.layers):
+        at = rows.to(layer.keys.device)
+        chosen.update(layer.keys[at], layer.values[at], number)
+    layout = noted_layout(cache, 0)
+    if layout is not None:
+        at = rows.to(layout.index.device)
+        parts = {name: getattr(layout, name)[at] for name in ("index", "valid", "dropped")}
+        setattr(chosen, _LAYOUT, replace(layout, **parts))
+    return chosen
