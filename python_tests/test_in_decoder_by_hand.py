@@ -7,7 +7,7 @@ import torch
 
 from svdprune_ext import FastV, PyramidDrop, SparseVLM
 from svdprune_ext.in_decoder import counts, heads, raters, recycling
-from svdprune_ext.in_decoder.attention import LayerCall, mean_over_heads, mean_over_raters
+from svdprune_ext.in_decoder.attention import LayerCall
 from svdprune_ext.in_decoder.places import mask_of, places_of
 from svdprune_ext.models.depth import highest_of_rows
 from svdprune_ext.models.layer_slots import Behind, Slots, mask_by_slot
@@ -62,7 +62,6 @@ def layer_call(**changes):
         "raters": torch.tensor([[2, 3]]),
         "visual": torch.tensor([[0, 1]]),
         "valid": torch.ones(1, 4, dtype=torch.bool),
-        "queries_first": 0,
         "turns": torch.tensor([[[1.0], [2.0], [1.0], [1.0]]]),
     }
     return LayerCall(**{**options, **changes})
@@ -74,13 +73,12 @@ def test_attention_of_the_raters():
     Rater 2 sees tokens 0 to 2: head 0 gives (2, 1, 1) / 4, head 1 (1, 1, 1) / 3. Rater 3 sees all:
     (2, 1, 1, 1) / 5 and, with query 2, (4, 1, 1, 1) / 7.
     """
-    attention = mean_over_heads(layer_call())
+    scores, attention, _ = layer_call().scores()
     expected = [
         [(1 / 2 + 1 / 3) / 2, (1 / 4 + 1 / 3) / 2],
         [(2 / 5 + 4 / 7) / 2, (1 / 5 + 1 / 7) / 2],
     ]
     torch.testing.assert_close(attention, torch.tensor([expected]))
-    scores = mean_over_raters(attention, torch.tensor([[2, 3]]))
     torch.testing.assert_close(scores, torch.tensor([expected]).mean(1))
 
 
@@ -91,9 +89,8 @@ def test_attention_leaves_out_padding():
         visual=torch.tensor([[0, -1]]),
         valid=torch.tensor([[True, False, True, True]]),
     )
-    attention = mean_over_heads(call)
+    scores, attention, _ = call.scores()
     torch.testing.assert_close(attention, torch.tensor([[[7 / 12, 0.0], [0.0, 0.0]]]))
-    scores = mean_over_raters(attention, call.raters)
     torch.testing.assert_close(scores, torch.tensor([[7 / 12, 0.0]]))
 
 

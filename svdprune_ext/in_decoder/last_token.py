@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from svdprune_ext.in_decoder.attention import LayerCall, mean_over_heads, mean_over_raters
+from svdprune_ext.in_decoder.attention import LayerCall
 from svdprune_ext.in_decoder.counts import fixed_count, layers_at_depth
 from svdprune_ext.in_decoder.method import (
     DecoderMethod,
@@ -38,7 +38,7 @@ class LastTokenMethod(DecoderMethod):
 
     def score(self, call: LayerCall) -> Scores:
         """The attention that it pays, mean over heads."""
-        return Scores(mean_over_raters(mean_over_heads(call), call.raters))
+        return Scores(call.scores().scores)
 
 
 @dataclass(frozen=True)

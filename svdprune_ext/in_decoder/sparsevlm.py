@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from svdprune_ext.in_decoder.attention import LayerCall, mean_over_heads, mean_over_raters
+from svdprune_ext.in_decoder.attention import LayerCall
 from svdprune_ext.in_decoder.counts import (
     LAYERS,
     RANK_SCALE_AND_BIAS,
@@ -125,8 +125,8 @@ class SparseVLM(DecoderMethod):
         """The attention that the raters pay, mean over heads and raters."""
         if self.version == "2.0":
             return Scores(scores_of_best_heads(call, self.heads))
-        attention = mean_over_heads(call)
-        return Scores(mean_over_raters(attention, call.raters), attention)
+        result = call.scores()
+        return Scores(result.scores, result.attention)
 
     def counts(
         self, stage: int, scores: Scores, tokens: Sequence[int], at_first: Sequence[int]

@@ -226,7 +226,6 @@ class DepthSide:
                 raters=raters.to(device),
                 visual=visual.to(device),
                 valid=step.slots.valid.to(device),
-                queries_first=step.past,
                 turns=cos + half * sin,
             )
             self._scores = self._method.score(call)
