@@ -68,6 +68,8 @@ def exam(loaded):
         (16, {"method": "divprune"}),
         (16, {"method": "cls_attention"}),
         (16, {"method": "visionzip", "options": {"merge": "add"}}),
+        (16, {"select": "pivoted"}),
+        (16, {"method": "fastv"}),
     ],
 )
 def test_the_answers_are_those_of_processor_apply_and_generate(loaded, exam, keep, arguments):
@@ -85,6 +87,20 @@ def test_the_answers_are_those_of_processor_apply_and_generate(loaded, exam, kee
         patch.setattr(answering, "_looks_at_questions", lambda cell: True)
         assert answer(model, processor, exam, Cell(keep, arguments)).given == answered.given
     assert "get_image_features" not in vars(model.base_model)
+
+
+def test_a_method_within_the_decoder_reports_what_its_layers_see(loaded, exam):
+    model, processor = loaded
+    arguments = {"method": "sparsevlm", "version": "2.0", "options": {"layers": [1]}}
+    (cell,) = Series("", "", arguments).cells(16)
+    answered = answer(model, processor, exam, cell)
+    with svdprune_ext.apply(
+        model, method="sparsevlm", tokens=[16], version="2.0", options={"layers": [1]}
+    ):
+        plain = tiny_vlm.evaluate(model, processor, tiny_vlm.TEST, IMAGES)
+    assert answered.given == tuple(a.given for a in plain.answers)
+    assert answered.kept is None
+    assert answered.average == (2 * TOKENS + 2 * 16) / 4
 
 
 def test_the_exam_is_what_the_processor_makes(loaded, exam):

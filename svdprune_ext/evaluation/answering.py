@@ -52,11 +52,13 @@ class Answered:
         given: The model's answers, in the order of ``Exam.asked``.
         kept: As of ``Encoded``.
         rank: As of ``Encoded``.
+        average: Vision tokens that a decoder layer saw, on average; None but for methods within the decoder.
     """
 
     given: tuple[str, ...]
     kept: Tensor | None
     rank: float | None
+    average: float | None = None
 
 
 @torch.inference_mode()
@@ -81,7 +83,10 @@ def answer(model: Any, processor: Any, exam: Exam, cell: Cell) -> Answered:
         encoded = _encode(model, exam, handle) if scored is None else scored
         with _replaying(model.base_model, encoded.rows):
             given = _generate(model, processor, exam, _looks_at_questions(cell))
-    return Answered(tuple(given), encoded.kept, encoded.rank)
+        within = None if handle is None or handle.last is None else handle.last.decoder
+    # Of the last prompts: those that have vision tokens all keep as many.
+    average = None if within is None else max(within.average)
+    return Answered(tuple(given), encoded.kept, encoded.rank, average)
 
 
 def features(model: Any, exam: Exam) -> Tensor:
@@ -107,7 +112,8 @@ def _applied(model: Any, cell: Cell) -> Any:
         # An int would draw the same tokens of every image.
         generator = torch.Generator().manual_seed(seed)
         arguments["options"] = {**arguments["options"], "seed": generator}
-    return svdprune_ext.apply(model, cell.keep, **arguments)
+    budget: dict[str, Any] = {} if "tokens" in arguments else {"keep": cell.keep}
+    return svdprune_ext.apply(model, **budget, **arguments)
 
 
 def _encode(model: Any, exam: Exam, handle: Any, layer: int | None = None) -> Encoded:

@@ -12,7 +12,8 @@ class Cell:
     """One way of pruning at one budget.
 
     Attributes:
-        keep: ``apply``'s argument; None leaves the model as it is.
+        keep: ``apply``'s argument, but for a method that has ``tokens`` in place of it; None leaves the model
+            as it is.
         arguments: Further arguments of ``apply``, in types that JSON knows. An int ``options["seed"]``
             seeds a generator that draws for each image anew.
         scored_layer: Vision layer, as ``vision_feature_layer`` counts, whose features say which tokens are
@@ -57,6 +58,8 @@ class Series:
 
     def cells(self, keep: int) -> list[Cell]:
         """The cells of one budget: one, or one for each seed."""
+        if self.arguments.get("method") == "sparsevlm":
+            return [Cell(keep, {**self.arguments, "tokens": [keep]})]
         if not self.seeds:
             return [Cell(keep, self.arguments, self.scored_layer)]
         options = dict(self.arguments.get("options", {}))

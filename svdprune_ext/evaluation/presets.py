@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from svdprune_ext import methods
 from svdprune_ext.evaluation.cells import Series
@@ -10,10 +11,13 @@ from svdprune_ext.evaluation.cells import Series
 BUDGETS = (192, 128, 64, 32, 16, 8)
 REFERENCE = Series("SVD leverage", "methods")  # as in the paper; the others are compared with it
 
+_PIVOTED = {"select": "pivoted"}
 PAPER = "as in the paper"  # what the reference is called among its variants
 
 _NAMES = {
     "ridge": "ridge leverage",
+    "qdeim": "Q-DEIM",
+    "css": "column subset selection",
     "random": "random",
     "uniform": "uniform grid",
     "norm": "L2 norm",
@@ -27,7 +31,7 @@ _NAMES = {
 
 def _methods(seeds: int) -> list[Series]:
     """Every method that ``apply`` runs at SVD-Prune's place."""
-    series = [REFERENCE]
+    series = [REFERENCE, Series("pivoted rows (`select`)", "methods", _PIVOTED)]
     for name in methods.available():
         if name == "svd" or methods.get(name).attention == "decoder":
             continue
@@ -50,6 +54,8 @@ def _ablations(seeds: int) -> list[Series]:
     centre = "centred or not"
     series += [
         _paper(centre),
+        Series("pivoted", centre, _PIVOTED),
+        Series("pivoted, centred", centre, {**_PIVOTED, "center": True}),
         Series("centred", centre, {"center": True}),
         Series("centred, 95 % of the energy", centre, {"center": True, "variance": 0.95}),
     ]
@@ -64,6 +70,7 @@ def _ablations(seeds: int) -> list[Series]:
     numbering = "compact or original positions"
     for name, arguments in (
         ("SVD leverage", {}),
+        ("pivoted", _PIVOTED),
         ("uniform grid", {"method": "uniform"}),
         ("max-min diversity (DivPrune)", {"method": "divprune"}),
     ):
@@ -72,7 +79,20 @@ def _ablations(seeds: int) -> list[Series]:
             Series(f"{name}, compact", numbering, arguments),
             Series(f"{name}, original", numbering, original),
         ]
+    within = "within the decoder, behind the second layer (those before see all tokens)"
+    series += [
+        _paper(within),
+        Series("FastV", within, {"method": "fastv", "options": {"layer": 2}}),
+        *(
+            Series(f"SparseVLM {version}", within, _sparsevlm(version))
+            for version in ("1.5", "2.0")
+        ),
+    ]
     return series
+
+
+def _sparsevlm(version: str) -> dict[str, Any]:
+    return {"method": "sparsevlm", "version": version, "options": {"layers": [1]}}
 
 
 def _quick(seeds: int) -> list[Series]:

@@ -161,7 +161,7 @@ class _Evaluation:
             energy = span_shares(self._features, kept).mean().item()
         elif cell.keep is None:
             energy = 1.0
-        counts = float(self.tokens) if cell.keep is None else None
+        counts = float(self.tokens) if cell.keep is None else answered.average
         return {
             "right": right_by_kind(self._exam, answered),
             "kept": counts if kept is None else kept.sum(1).double().mean().item(),
