@@ -190,7 +190,7 @@ def test_an_interrupted_run_goes_on_where_it_was(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "answer", lambda *a: calls.append(a) or real(*a))
     console = Console(file=io.StringIO(), width=160)
     summary = run(small(folder, tmp_path), console)
-    assert len(calls) == 1 + 2 * 4  # all tokens, and four methods at two budgets, each once
+    assert len(calls) == 1 + 2 * 5  # all tokens, and five ways at two budgets, each once
     whole = run(small(folder, tmp_path / "anew"), Console(file=io.StringIO()))
     assert strip(summary) == strip(whole)
     for suffix in (".json", ".md", ".png"):
