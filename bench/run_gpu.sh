@@ -86,7 +86,7 @@ print(svdprune_ext.prune(torch.randn(2, 64, 96, device="cuda"), 4).indices)'
 if [[ $what != bench ]]; then
   stage tests 95 tests.log "$PYTHON" -m pytest -p no:cacheprovider -rs --junitxml "$OUT/tests.xml" \
     python_tests/test_cuda.py python_tests/test_cuda_tridiag.py python_tests/test_cuda_runtime.py \
-    python_tests/test_arrays.py python_tests/test_load.py
+    python_tests/test_rater_cuda.py python_tests/test_arrays.py python_tests/test_load.py
   sanitize memcheck 45 --report-api-errors no
   sanitize racecheck 40 --kernel-name kns=svdprune
 fi

@@ -101,7 +101,7 @@ __device__ void tile_products(const RaterArgs& args, const S* const (&q)[2], con
     }
   }
   if constexpr (sizeof(S) == 2) {
-#pragma unroll 2
+#pragma unroll 1  // more keeps the rows of all keys in registers, and spills
     for (int64_t feature = 8 * t; feature - 8 * t < args.features; feature += 32) {
       const uint4 low =
           eight_numbers(q[0], args.q.feature_stride, feature, args.features, vectors.q);
