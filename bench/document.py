@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 SINGLY = "svdprune_singly"  # a batch's images in a call each: batches only
-CANDIDATES = ("svdprune", SINGLY, "svdprune_eigh", "gram_eigh", "svd")
+CANDIDATES = ("svdprune", SINGLY, "svdprune_eigh", "svdprune_pivoted", "gram_eigh", "svd")
 STAGES = ("gram", "spectrum", "leverage", "select", "gather")
 
 
@@ -46,6 +46,7 @@ PRUNE_HEADER = [
     "svdprune",
     "one image a call",
     'its solver "eigh"',
+    'its select "pivoted"',
     "Gram + eigh",
     "SVD",
 ]
