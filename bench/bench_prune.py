@@ -5,6 +5,7 @@ Competitors, on the same features, in alternating rounds of one process:
 * ``svdprune``: the operator with its default solver;
 * ``svdprune_singly``: the same, a call for each image of a batch (batches only);
 * ``svdprune_eigh``: the operator with LAPACK's eigensolver;
+* ``svdprune_pivoted``: the operator with select "pivoted", which needs none;
 * ``gram_eigh``: Gram matrix and ``torch.linalg.eigh``, what a careful PyTorch user would write;
 * ``svd``: ``torch.linalg.svd`` of the features, the method to the letter.
 """
@@ -32,6 +33,7 @@ CANDIDATES = {
     "svdprune": lambda x: torch.ops.svdprune.prune(x, KEEP),
     SINGLY: lambda x: [torch.ops.svdprune.prune(image, KEEP) for image in x],
     "svdprune_eigh": lambda x: torch.ops.svdprune.prune(x, KEEP, solver="eigh"),
+    "svdprune_pivoted": lambda x: torch.ops.svdprune.prune(x, KEEP, select="pivoted"),
     "gram_eigh": lambda x: gram_eigh_prune(x, KEEP),
     "svd": lambda x: reference_prune(x, KEEP),
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 SINGLY = "svdprune_singly"  # a batch's images in a call each: batches only
-CANDIDATES = ("svdprune", SINGLY, "svdprune_eigh", "gram_eigh", "svd")
+CANDIDATES = ("svdprune", SINGLY, "svdprune_eigh", "svdprune_pivoted", "gram_eigh", "svd")
 STAGES = ("gram", "spectrum", "leverage", "select", "gather")
 
 
@@ -54,6 +54,7 @@ PRUNE_HEADER = [
     "svdprune",
     "one image a call",
     'its solver "eigh"',
+    'its select "pivoted"',
     "Gram + eigh",
     "SVD",
 ]

@@ -257,7 +257,7 @@ py::tuple pick(const Matrix& x, int64_t most, double coverage) {
   return py::make_tuple(order, shares, picked.rank);
 }
 
-// {stage: seconds} of one pass over x [N, D]; "pivoted" has no spectrum and no leverage.
+// {stage: seconds} of one pass over x [N, D]; "pivoted" has no stage but select and gather.
 py::dict stage_times(const Matrix& x, int64_t keep, double variance, bool pivoted) {
   namespace cpu = svdprune::cpu;
   using Clock = std::chrono::steady_clock;
@@ -276,14 +276,12 @@ py::dict stage_times(const Matrix& x, int64_t keep, double variance, bool pivote
   cpu::for_each_image("stage_times", 1, false, true, [&](int64_t, cpu::Crew& crew) {
     auto* end = ends;
     *end++ = Clock::now();
-    const auto side = pivoted ? cpu::Side::kTokens : cpu::smaller_side(image);
-    auto gram = cpu::gram<float>(crew, image, side, false);
-    *end++ = Clock::now();
     if (pivoted) {
-      *end++ = Clock::now();
-      *end++ = Clock::now();
-      cpu::pick(gram, keep, 0, indices.data(), scores.data());
+      end = std::fill_n(end, 3, ends[0]);
+      cpu::select_pivoted(crew, image, false, keep, 0, scores.data(), indices.data());
     } else {
+      auto gram = cpu::gram<float>(crew, image, cpu::smaller_side(image), false);
+      *end++ = Clock::now();
       const auto spectrum = cpu::spectrum(crew, std::move(gram), options);
       *end++ = Clock::now();
       cpu::leverage(crew, image, spectrum, scores.data());

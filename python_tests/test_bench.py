@@ -35,7 +35,13 @@ RESULT = {
             "spectrum": "photograph",
             "keep": 32,
             "rank": 21.0,
-            "seconds": {"svdprune": 0.002, "svdprune_eigh": 0.008, "gram_eigh": 0.02, "svd": 0.1},
+            "seconds": {
+                "svdprune": 0.002,
+                "svdprune_eigh": 0.008,
+                "svdprune_pivoted": 0.001,
+                "gram_eigh": 0.02,
+                "svd": 0.1,
+            },
             "rounds": {"svdprune": 9, "svdprune_eigh": 9, "gram_eigh": 9, "svd": 9},
         }
     ],
@@ -169,7 +175,8 @@ def test_report_rewrites_between_the_markers(tmp_path):
     assert text.startswith("# Title\n<!-- bench:cpu:begin -->\n")
     assert text.endswith("<!-- bench:stages:end -->\nafter\n")
     assert (
-        "| 1 x 576 x 1024 | photograph | 21 | 2 ms | - | 8 ms (4.0x) | 20 ms (10.0x) | 100 ms (50.0x) |"
+        "| 1 x 576 x 1024 | photograph | 21 | 2 ms | - | 8 ms (4.0x) | 1 ms (0.5x) | 20 ms (10.0x) "
+        "| 100 ms (50.0x) |"
         in text
     )
     assert "| 576 x 1024 | photograph | 1 ms (25%) | 2 ms (50%) |" in text

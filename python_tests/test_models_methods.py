@@ -142,6 +142,21 @@ def test_equals_the_tokens_handed_over_by_hand(family, name):
         torch.testing.assert_close(logits[row, kept], expected[row], atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["Llava", "LlavaNext"])
+def test_pivoted_equals_the_tokens_handed_over_by_hand(family):
+    model = model_of(family)
+    inputs = batch(model, *PROMPTS)
+    positions, expected = by_hand(model, inputs, "svd", "encoder", select="pivoted")
+    options = {"select": "pivoted", "energy": True, "positions": "compact"}
+    with svdprune_ext.apply(model, KEEP, **options) as handle:
+        logits = logits_of(model, inputs)
+        held = [scores.sum().item() for scores in handle.last.scores]
+        assert handle.last.energy.tolist() == pytest.approx(held, abs=1e-5)
+        assert handle.last.rank.tolist() == [KEEP] * 3
+    for row, kept in enumerate(positions):
+        torch.testing.assert_close(logits[row, kept], expected[row], atol=2e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("name", [name for name in methods.available() if name != "fastv"])
 def test_keep_all_is_bit_identical_and_remove_restores(name):
     model = model_of("Llava", "sdpa", torch.bfloat16)

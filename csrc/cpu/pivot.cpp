@@ -13,9 +13,16 @@
 // Tokens whose d_i differ by less than kTie of it count as equal, and the lower index wins: copies of one token,
 // whose products may have been summed in different orders, would else be at rounding's mercy.
 
+//
+// Note [columns on demand]
+// The Gram matrix costs N^2 D / 2 multiplications, which go through it at the speed of a matrix product; a column
+// costs N D, which wait for memory. Up to N / 8 columns are cheaper made one at a time. They are summed in
+// float64 then, where no square of a float32 overflows.
+
 #include "pivot.h"
 
 #include "clones.h"
+#include "row_products.h"
 
 #include <algorithm>
 #include <cmath>
@@ -44,17 +51,47 @@ SVDPRUNE_CLONES void subtract_earlier(const double* earlier, int64_t count, int6
   }
 }
 
-// The state of the note, for a Gram matrix that is not zero.
+// The columns of a Gram matrix that has been formed.
 template <class T>
+class FormedColumns {
+ public:
+  explicit FormedColumns(const Gram<T>& gram) : gram_(gram) {}
+
+  int64_t tokens() const {
+    return gram_.n;
+  }
+  void diagonal(double* squares) const {
+    for (int64_t i = 0; i < gram_.n; ++i) {
+      squares[i] = gram_.values[i * (gram_.n + 1)];
+    }
+  }
+  void column(int64_t token, double* products) const {
+    for (int64_t i = 0; i < gram_.n; ++i) {
+      const int64_t row = std::max(i, token), column = std::min(i, token);
+      products[i] = gram_.values[row + column * gram_.n];
+    }
+  }
+
+ private:
+  const Gram<T>& gram_;
+};
+
+// The state of the note. Columns: FormedColumns<T> or RowProducts<T>.
+template <class T, class Columns>
 class Residual {
  public:
-  Residual(const Gram<T>& gram, int64_t most)
-      : gram_(gram), n_(gram.n), left_(n_), least_(n_), picked_(n_, false) {
+  Residual(const Columns& columns, int64_t most)
+      : columns_(columns), n_(columns.tokens()), left_(n_), least_(n_), picked_(n_, false) {
     rows_.reserve(std::min(n_, most) * n_);
+    columns.diagonal(left_.data());
     for (int64_t i = 0; i < n_; ++i) {
-      left_[i] = gram.values[i * (n_ + 1)];
+      energy_ += left_[i];
       least_[i] = kLeft<T> * left_[i];
     }
+  }
+
+  double energy() const {
+    return energy_;
   }
 
   // The token to pick; -1 where all are explained.
@@ -76,9 +113,7 @@ class Residual {
     const int64_t earlier = static_cast<int64_t>(rows_.size()) / n_;
     rows_.resize((earlier + 1) * n_);
     double* w = rows_.data() + earlier * n_;
-    for (int64_t i = 0; i < n_; ++i) {
-      w[i] = i < p ? gram_.values[p + i * n_] : gram_.values[i + p * n_];
-    }
+    columns_.column(p, w);
     subtract_earlier(rows_.data(), earlier, n_, p, w);
     const double scale = 1 / std::sqrt(left_[p]);
     double sum = 0;
@@ -88,7 +123,7 @@ class Residual {
       sum += w[i] * w[i];
     }
     picked_[p] = true;
-    return sum / gram_.trace;
+    return sum / energy_;
   }
 
   bool picked(int64_t i) const {
@@ -101,19 +136,18 @@ class Residual {
     return picked_[i] || left_[i] <= least_[i] ? 0 : left_[i];
   }
 
-  const Gram<T>& gram_;
+  const Columns& columns_;
   int64_t n_;
+  double energy_ = 0;
   std::vector<double> left_, least_;  // d, and what counts as nothing
   std::vector<bool> picked_;
   std::vector<double> rows_;  // w of each pick, [picks, n]
 };
 
-}  // namespace
-
-template <class T>
-Picked pick(const Gram<T>& gram, int64_t most, double coverage, int64_t* order, T* shares) {
-  std::fill_n(shares, gram.n, T(0));
-  Residual<T> residual(gram, most);
+template <class T, class Columns>
+Picked pick_from(Residual<T, Columns> residual, int64_t n, int64_t most, double coverage,
+                 int64_t* order, T* shares) {
+  std::fill_n(shares, n, T(0));
   Picked result{0, 0};
   double covered = 0;
   const auto wanted = [&] { return result.count < most && (coverage == 0 || covered < coverage); };
@@ -124,7 +158,7 @@ Picked pick(const Gram<T>& gram, int64_t most, double coverage, int64_t* order, 
     order[result.count++] = p;
   }
   result.rank = result.count;
-  for (int64_t i = 0; coverage == 0 && i < gram.n && wanted(); ++i) {
+  for (int64_t i = 0; coverage == 0 && i < n && wanted(); ++i) {
     if (!residual.picked(i)) {
       order[result.count++] = i;
     }
@@ -133,20 +167,52 @@ Picked pick(const Gram<T>& gram, int64_t most, double coverage, int64_t* order, 
   return result;
 }
 
+// See Note [columns on demand]. Float64 features keep the matrix, whose stage scales what would overflow.
+bool few_columns(const Image& image, int64_t most) {
+  constexpr int64_t kPriceOfAColumn = 8;
+  return image.dtype != ScalarType::Double && kPriceOfAColumn * most < image.tokens;
+}
+
+// Stages 1 and 4. Throws NotFinite.
+template <class T>
+Picked pick_from_image(Crew& crew, const Image& image, bool center, int64_t most, double coverage,
+                       int64_t* order, T* shares) {
+  if (image.features > 0 && few_columns(image, most)) {
+    Transform transform;
+    if (center) {
+      transform.mean = feature_means(image);
+    }
+    const RowProducts<T> products(crew, image, transform);
+    Residual<T, RowProducts<T>> residual(products, most);
+    if (!std::isfinite(residual.energy())) {
+      throw NotFinite();
+    }
+    return pick_from<T>(std::move(residual), image.tokens, most, coverage, order, shares);
+  }
+  if (image.tokens == 0 || image.features == 0) {
+    const int64_t n = image.tokens;
+    return pick(Gram<T>{Side::kTokens, n, std::make_unique<T[]>(n * n), 0, {}}, most, coverage,
+                order, shares);
+  }
+  return pick(gram<T>(crew, image, Side::kTokens, center), most, coverage, order, shares);
+}
+
+}  // namespace
+
+template <class T>
+Picked pick(const Gram<T>& gram, int64_t most, double coverage, int64_t* order, T* shares) {
+  const FormedColumns<T> columns(gram);
+  return pick_from<T>(Residual<T, FormedColumns<T>>(columns, most), gram.n, most, coverage, order,
+                      shares);
+}
+
 Picked select_pivoted(Crew& crew, const Image& image, bool center, int64_t most, double coverage,
                       void* shares, int64_t* indices) {
-  const auto select = [&](auto* typed) {
-    using T = std::remove_pointer_t<decltype(typed)>;
-    if (image.tokens == 0 || image.features == 0) {
-      // No Gram matrix to speak of: one of zeros.
-      const Gram<T> none{
-          Side::kTokens, image.tokens, std::make_unique<T[]>(image.tokens * image.tokens), 0, {}};
-      return pick(none, most, coverage, indices, typed);
-    }
-    return pick(gram<T>(crew, image, Side::kTokens, center), most, coverage, indices, typed);
-  };
-  const Picked picked = image.dtype == ScalarType::Double ? select(static_cast<double*>(shares))
-                                                          : select(static_cast<float*>(shares));
+  const Picked picked = image.dtype == ScalarType::Double
+                            ? pick_from_image(crew, image, center, most, coverage, indices,
+                                              static_cast<double*>(shares))
+                            : pick_from_image(crew, image, center, most, coverage, indices,
+                                              static_cast<float*>(shares));
   std::sort(indices, indices + picked.count);
   return picked;
 }

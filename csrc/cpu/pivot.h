@@ -1,4 +1,4 @@
-// Rule "pivoted" of stage 4, select: greedy choice of rows with deflation, on the Gram matrix alone.
+// Rule "pivoted" of stage 4, select: greedy choice of rows with deflation, on columns of the Gram matrix alone.
 #pragma once
 
 #include "gram.h"
@@ -17,7 +17,7 @@ struct Picked {
 template <class T>
 Picked pick(const Gram<T>& gram, int64_t most, double coverage, int64_t* order, T* shares);
 
-// As pick, for an image, whose Gram matrix is formed here; indices [most] ascend. shares [N]: float64 for a
+// As pick, for an image, of whose Gram matrix it forms what it needs; indices [most] ascend. shares [N]: float64 for a
 // float64 image, float32 for all others. Throws NotFinite.
 Picked select_pivoted(Crew& crew, const Image& image, bool center, int64_t most, double coverage,
                       void* shares, int64_t* indices);
