@@ -159,3 +159,18 @@ def test_bad_arguments_leave_the_model_alone(options, message):
 def test_an_unsupported_model_is_told_what_is_supported():
     with pytest.raises(ValueError, match=r"LlavaForConditionalGeneration.*got Linear; docs/adding"):
         svdprune_ext.apply(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("positions", ["compact", "original"])
+def test_prompts_that_drop_different_numbers_go_on_where_they_ended(positions):
+    model = LLAVA.build()
+    inputs = batch(model, (1, "image", 24), (1, "image", "image", 6))
+    assert inputs["attention_mask"].all()
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    first = ids.shape[1] - 5
+    with svdprune_ext.apply(model, keep=4, positions=positions), torch.no_grad():
+        whole = model(**inputs).logits
+        start = {**inputs, "input_ids": ids[:, :first], "attention_mask": mask[:, :first]}
+        cache = model(**start, use_cache=True).past_key_values
+        rest = model(input_ids=ids[:, first:], attention_mask=mask, past_key_values=cache).logits
+    torch.testing.assert_close(rest, whole[:, first:], atol=1e-4, rtol=1e-4)

@@ -185,12 +185,10 @@ class DecoderSide:
 
     def _packed_positions(
         self, given: Tensor | None, packing: Packing, before: Layout, padding: Tensor
-    ) -> Tensor | None:
+    ) -> Tensor:
         """Position ids of the slots: renumbered, or those that the caller gave or would have."""
         rows, new = packing.kept.shape
         compact = self._settings.positions == "compact"
-        if given is None and compact and before.positions == 0:
-            return None  # the decoder counts slots
         if given is None:
             given = torch.arange(new, device=packing.index.device).unsqueeze(0) + before.positions
         if given.dim() == 2:
