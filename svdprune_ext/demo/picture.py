@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import svdprune_ext
 from svdprune_ext import tiny_vlm
-from svdprune_ext.demo.bundle import Bundle
+from svdprune_ext.demo.bundle import Bundle, num_vision_tokens
 from svdprune_ext.demo.settings import Settings, SettingsError
 from svdprune_ext.tiny_vlm.evaluation import answer_all
+from svdprune_ext.tiny_vlm.loading import SHIPPED
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -63,16 +64,22 @@ def load_picture(number: int) -> Picture:
     return Picture(Image.fromarray(made.image), name, questions)
 
 
-def load_tiny() -> Bundle:
+def load_tiny(settings: Settings) -> Bundle:
     """Loads the tiny VLM of the package.
 
+    Args:
+        settings: Checked settings; ``keep`` is checked against the model here.
+
     Raises:
-        SettingsError: It is not there.
+        SettingsError: It is not there, or has too few vision tokens.
     """
+    from transformers import LlavaConfig
+
     try:
-        model, processor = tiny_vlm.load()
-    except ValueError as error:
+        settings.check_keep(num_vision_tokens(LlavaConfig.from_pretrained(SHIPPED)))
+    except OSError as error:
         raise SettingsError(f"--model: this installation has no tiny VLM ({error})") from error
+    model, processor = tiny_vlm.load()
     millions = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     name = f"tiny VLM of this package, {millions:.1f} M parameters, trained from scratch"
     return Bundle(model, processor, name, meaningful=True, prompt=tiny_vlm.prompt)

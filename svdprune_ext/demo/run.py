@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from svdprune_ext.demo.agreement import check_agreement
-from svdprune_ext.demo.bundle import Bundle, num_vision_tokens
+from svdprune_ext.demo.bundle import Bundle
 from svdprune_ext.demo.checkpoint import load_checkpoint
 from svdprune_ext.demo.figure import draw
 from svdprune_ext.demo.measure import measure
@@ -96,9 +96,7 @@ def _bundle(
 ) -> Bundle:
     if picture is not None:
         progress("Loading the tiny VLM")
-        bundle = load_tiny()
-        settings.check_keep(num_vision_tokens(bundle.model.config))
-        return bundle
+        return load_tiny(settings)
     if settings.model is not None:
         progress(f"Loading {settings.model}")
         return load_checkpoint(settings)
