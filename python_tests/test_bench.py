@@ -176,8 +176,7 @@ def test_report_rewrites_between_the_markers(tmp_path):
     assert text.endswith("<!-- bench:stages:end -->\nafter\n")
     assert (
         "| 1 x 576 x 1024 | photograph | 21 | 2 ms | - | 8 ms (4.0x) | 1 ms (0.5x) | 20 ms (10.0x) "
-        "| 100 ms (50.0x) |"
-        in text
+        "| 100 ms (50.0x) |" in text
     )
     assert "| 576 x 1024 | photograph | 1 ms (25%) | 2 ms (50%) |" in text
     assert text.count("Some CPU, 2 cores, 2 threads; torch 2.13.0; svdprune_ext 0.1.0 (abc)") == 2
