@@ -12,6 +12,12 @@ PATCH = 8
 GRID = SIDE // PATCH
 TOKENS = GRID * GRID
 WIDTH = 128
+# A conversation is the text of its messages; an image comes where it stands.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endfor %}"
+)
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 _PLURALS = ("circles", "squares", "triangles", "diamonds", "crosses", "rings")
 _QUESTION_WORDS = """
@@ -69,6 +75,7 @@ def build_processor() -> Any:
         patch_size=PATCH,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
     )
 
 
