@@ -150,12 +150,13 @@ def _backward_for(inputs: int) -> Any:
     return backward
 
 
-def _setup_scores(
+def setup_scores(
     ctx: Any,
     inputs: tuple[Any, ...],
     keyword_only_inputs: dict[str, Any],
     output: tuple[Tensor, ...],
 ) -> None:
+    """For an operator whose results choose tokens, and carry no gradient."""
     ctx.mark_non_differentiable(*output)
 
 
@@ -165,7 +166,7 @@ def _backward_scores(ctx: Any, *_: Any) -> None:
 
 for _name in ("leverage_scores", "diagnose"):
     torch.library.register_autograd(
-        f"svdprune::{_name}", _backward_scores, setup_context=_setup_scores
+        f"svdprune::{_name}", _backward_scores, setup_context=setup_scores
     )
 for _name, _inputs in (("prune", 2), ("prune_adaptive", 2), ("prune_varlen", 3)):
     torch.library.register_autograd(

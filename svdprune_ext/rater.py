@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from svdprune_ext._register import setup_scores
+
 
 class RaterScores(NamedTuple):
     """Result of ``rater_scores``; float32, or float64 for float64 q.
@@ -122,17 +124,8 @@ def _(
     )
 
 
-def _setup(
-    ctx: Any,
-    inputs: tuple[Any, ...],
-    keyword_only_inputs: dict[str, Any],
-    output: tuple[Tensor, ...],
-) -> None:
-    ctx.mark_non_differentiable(*output)
-
-
 def _backward(ctx: Any, *_: Any) -> tuple[None, ...]:
     return (None,) * 6
 
 
-torch.library.register_autograd("svdprune::rater_scores", _backward, setup_context=_setup)
+torch.library.register_autograd("svdprune::rater_scores", _backward, setup_context=setup_scores)

@@ -12,7 +12,6 @@
 // which no more than kLeft of its squared length is left counts as explained: it comes when all are, by its index.
 // Tokens whose d_i differ by less than kTie of it count as equal, and the lower index wins: copies of one token,
 // whose products may have been summed in different orders, would else be at rounding's mercy.
-
 //
 // Note [columns on demand]
 // The Gram matrix costs N^2 D / 2 multiplications, which go through it at the speed of a matrix product; a column

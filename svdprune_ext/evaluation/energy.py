@@ -5,22 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from svdprune_ext.energy import captured_energy
+
 
 def span_shares(features: Tensor, kept: Tensor) -> Tensor:
-    """Share of ``||X||_F^2`` that the projection of X onto the span of its kept rows holds, of each image.
-
-    In float64, by an SVD of the kept rows; directions below 1e-10 of the largest are none.
+    """Share of ``||X||_F^2`` in the span of its kept rows, of each image, by ``captured_energy``.
 
     Args:
         features: X [images, N, D].
         kept: Whether each row is kept, bool [images, N].
 
     Returns:
-        float64 [images], in [0, 1]; NaN for an image of zeros.
+        float64 [images], in [0, 1].
     """
-    shares = []
-    for x, mask in zip(features.double(), kept, strict=True):
-        _, sizes, basis = torch.linalg.svd(x[mask], full_matrices=False)
-        basis = basis[sizes > 1e-10 * sizes.max()] if len(sizes) else basis
-        shares.append((x @ basis.mT).square().sum() / x.square().sum())
-    return torch.stack(shares).clamp_max(1)
+    pairs = zip(features, kept, strict=True)
+    return torch.stack([captured_energy(x, mask.nonzero().squeeze(1)) for x, mask in pairs])
