@@ -67,8 +67,8 @@ def choose(
     sizes = _sizes(tiles, images_of_prompts)
     if s.method != "svd":
         choice = _by_method(features, attention, sizes[s.per], s)
-    elif s.select == "pivoted":
-        choice = _by_pivots(features, sizes[s.per], s)
+    elif s.scope == s.per:
+        choice = _by_operator(features, sizes[s.per], s)
     else:
         choice = _by_leverage(features, sizes, s)
     if s.energy:
@@ -77,6 +77,7 @@ def choose(
 
 
 def _by_leverage(features: Tensor, sizes: dict[str, list[int]], s: Settings) -> Choice:
+    """By scores of other groups than those that have a budget."""
     scores, rank = _score(features, sizes[s.scope], s)
     unit = min(s.scope, s.per, key=LEVELS.index)
     if unit == s.per:
@@ -128,17 +129,18 @@ def _by_method(
     )
 
 
-def _by_pivots(features: Tensor, lengths: list[int], s: Settings) -> Choice:
-    """What select "pivoted" keeps of each group; neighbours of equal length go side by side."""
+def _by_operator(features: Tensor, lengths: list[int], s: Settings) -> Choice:
+    """What the operator keeps of each group, all stages in it; one call for neighbours of equal length."""
     kept, scores, ranks, first = [], [], [], 0
     for n, run in groupby(lengths):
         groups = len(list(run))
         part, first = slice(first, first + groups * n), first + groups * n
         x, keep = features[part].view(groups, n, features.shape[-1]), _count(s.keep, n)
+        options = _options(s, min(n, x.shape[-1]))
         found = (
-            prune(x, keep, center=s.center, select=s.select)
+            prune(x, keep, select=s.select, **options)
             if s.coverage is None
-            else prune_adaptive(x, keep, coverage=s.coverage, center=s.center, select=s.select)
+            else prune_adaptive(x, keep, coverage=s.coverage, select=s.select, **options)
         )
         # A place left over has index -1, and goes to a column that is cut off.
         mask = torch.zeros(groups, n + 1, dtype=torch.bool, device=features.device)
@@ -150,6 +152,12 @@ def _by_pivots(features: Tensor, lengths: list[int], s: Settings) -> Choice:
     return Choice(torch.cat(kept), torch.cat(scores), torch.cat(ranks), total)
 
 
+def _options(s: Settings, rank_limit: int) -> dict[str, Any]:
+    """Of the operator, for images whose rank is at most so much."""
+    rank = None if s.rank is None else min(s.rank, rank_limit)
+    return {"variance": s.variance, "rank": rank, "center": s.center, "solver": s.solver}
+
+
 def _energy(features: Tensor, kept: Tensor, lengths: list[int]) -> Tensor:
     """Share of its energy that each image keeps."""
     parts = zip(features.split(lengths), kept.split(lengths), strict=True)
@@ -158,18 +166,19 @@ def _energy(features: Tensor, kept: Tensor, lengths: list[int]) -> Tensor:
 
 def _score(features: Tensor, lengths: list[int], s: Settings) -> tuple[Tensor, Tensor]:
     """Leverage [T], each group by itself, and rank [groups]."""
-    options: dict[str, Any] = {"variance": s.variance, "center": s.center, "solver": s.solver}
     longest, width = max(lengths), features.shape[-1]
     if min(lengths) == longest:
-        rank = None if s.rank is None else min(s.rank, longest, width)
         groups = features.unflatten(0, (len(lengths), longest))
-        scores, ranks = leverage_scores(groups, rank=rank, **options)
+        scores, ranks = leverage_scores(groups, **_options(s, min(longest, width)))
         return scores.flatten(), ranks
-    rank = None if s.rank is None else min(s.rank, width)
     ends = _repeated([0, *lengths], [1] * (len(lengths) + 1), features.device).cumsum(0)
-    none_kept = torch.zeros_like(ends)
     pruned = prune_varlen(
-        features, ends, none_kept, total_keep=0, max_seqlen=longest, rank=rank, **options
+        features,
+        ends,
+        torch.zeros_like(ends),  # scores only
+        total_keep=0,
+        max_seqlen=longest,
+        **_options(s, width),
     )
     return pruned.scores, pruned.rank
 
