@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ import svdprune_ext
 from svdprune_ext.evaluation.cells import Cell
 from svdprune_ext.evaluation.exam import Exam
 from svdprune_ext.evaluation.prefix import read_prefix, rows_of
+from svdprune_ext.models.cache import cache_argument
 from svdprune_ext.models.families import family_of
 from svdprune_ext.tiny_vlm.evaluation import LONGEST_ANSWER
 
@@ -150,10 +150,12 @@ def _kept_by_layer(model: Any, exam: Exam, cell: Cell) -> Encoded:
 @contextmanager
 def _replaying(base: Any, rows: Tensor) -> Iterator[None]:
     """Lets ``get_image_features`` return rows of images whose numbers it is given in place of pixels."""
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
     before = base.__dict__.get("get_image_features")  # None: the class's own
 
     def replay(pixel_values: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return SimpleNamespace(pooler_output=list(rows[pixel_values]))
+        return BaseModelOutputWithPooling(pooler_output=list(rows[pixel_values]))
 
     base.get_image_features = replay
     try:
@@ -179,7 +181,7 @@ def _generate(model: Any, processor: Any, exam: Exam, whole_prompts: bool) -> li
             if seen is None:
                 known = {"pixel_values": batch.images.to(model.device)}
             else:
-                known = {"past_key_values": rows_of(seen, batch.images - part.images.start)}
+                known = {cache_argument(model): rows_of(seen, batch.images - part.images.start)}
             output = model.generate(
                 input_ids=batch.input_ids.to(model.device),
                 attention_mask=batch.attention_mask.to(model.device),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from svdprune_ext.models.cache import cache_returned
 from svdprune_ext.models.decoder import _LAYOUT, noted_layout
 
 
@@ -32,7 +33,7 @@ def read_prefix(model: Any, prefix: Tensor, images: range) -> Any:
         use_cache=True,
         logits_to_keep=1,
     )
-    return output.past_key_values
+    return cache_returned(output)
 
 
 def rows_of(cache: Any, rows: Tensor) -> Any:

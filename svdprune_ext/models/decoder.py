@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from svdprune_ext.models.cache import cache_among, cache_returned
 from svdprune_ext.models.family import Family
 from svdprune_ext.models.masks import (
     attention_by_slot,
@@ -52,7 +53,7 @@ class DecoderSide:
         mask = kwargs.get("attention_mask")
         self._mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
         new = _length(kwargs)
-        layout = noted_layout(kwargs.get("past_key_values"), new)
+        layout = noted_layout(cache_among(kwargs), new)
         if layout is None or layout.static_mask is not None:
             return None
         if mask is None:
@@ -88,7 +89,7 @@ class DecoderSide:
         embeds = kwargs.get("inputs_embeds")
         if embeds is None:
             return None
-        layout = noted_layout(kwargs.get("past_key_values"), embeds.shape[1])
+        layout = noted_layout(cache_among(kwargs), embeds.shape[1])
         dropped, most_kept = self._dropped(embeds)
         self._vision.end_step()
         if dropped is not None:
@@ -120,7 +121,7 @@ class DecoderSide:
     def _drop(
         self, kwargs: dict[str, Any], before: Layout | None, dropped: Tensor, most_kept: int
     ) -> dict[str, Any]:
-        embeds, cache = kwargs["inputs_embeds"], kwargs.get("past_key_values")
+        embeds, cache = kwargs["inputs_embeds"], cache_among(kwargs)
         was_pruned = before is not None
         if before is None:
             slots = 0 if cache is None else int(cache.get_seq_length())
@@ -161,7 +162,7 @@ class DecoderSide:
             mask = padding_by_slot(self._padding(kwargs.get("attention_mask")), now)
             kept_before = (mask.cumsum(1) - 1).clamp_min(0)[:, -new:]
         else:
-            slots = kwargs["past_key_values"].get_seq_length()
+            slots = cache_among(kwargs).get_seq_length()
             decoded = torch.as_tensor(slots, device=device) - layout.index.shape[1]
             first = layout.positions + decoded
             mask = layout.static_mask
@@ -211,9 +212,9 @@ class DecoderSide:
             return None
         packing, layout = dropping
         is_tuple = isinstance(output, tuple)
-        cache = kwargs.get("past_key_values")
+        cache = cache_among(kwargs)
         if cache is None and not is_tuple:
-            cache = output.past_key_values
+            cache = cache_returned(output)
         if cache is not None and not torch.compiler.is_exporting():
             setattr(cache, _LAYOUT, layout)
         if is_tuple:

@@ -21,6 +21,7 @@ from svdprune_ext.in_decoder.attention import LayerCall
 from svdprune_ext.in_decoder.method import DecoderMethod, Prompt, Scores
 from svdprune_ext.in_decoder.places import mask_of, places_of, rows_at
 from svdprune_ext.in_decoder.recycling import recycled_rows
+from svdprune_ext.models.cache import cache_among, cache_returned
 from svdprune_ext.models.decoder import DecoderSide
 from svdprune_ext.models.depth_record import InDecoder
 from svdprune_ext.models.layer_slots import Behind, Slots, crop_to, note_slots, noted_slots
@@ -94,7 +95,7 @@ class DepthSide:
     ) -> None:
         """Begins a step, if it has vision tokens or goes on from a cache that was cut."""
         self._step, vision, self._vision = None, self._vision, None
-        embeds, cache = kwargs.get("inputs_embeds"), kwargs.get("past_key_values")
+        embeds, cache = kwargs.get("inputs_embeds"), cache_among(kwargs)
         slots = noted_slots(cache)
         if embeds is None or (vision is None and slots is None):
             return
@@ -106,7 +107,7 @@ class DepthSide:
         self._begin(kwargs, vision.to(embeds.device), slots)
 
     def _begin(self, kwargs: dict[str, Any], vision: Tensor, noted: Slots | None) -> None:
-        embeds, cache = kwargs["inputs_embeds"], kwargs.get("past_key_values")
+        embeds, cache = kwargs["inputs_embeds"], cache_among(kwargs)
         mask, new = kwargs.get("attention_mask"), embeds.shape[1]
         past = 0 if cache is None else int(cache.get_seq_length())
         valid = valid_slots(mask, embeds, past)
@@ -274,9 +275,9 @@ class DepthSide:
         if step is None:
             return None
         is_tuple = isinstance(output, tuple)
-        cache = kwargs.get("past_key_values")
+        cache = cache_among(kwargs)
         if cache is None and not is_tuple:
-            cache = output.past_key_values
+            cache = cache_returned(output)
         if cache is not None and (step.was_cut or step.tokens is not step.first):
             note_slots(cache, step.noted())
         if step.tokens is step.first:
