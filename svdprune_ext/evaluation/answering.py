@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -150,10 +149,13 @@ def _kept_by_layer(model: Any, exam: Exam, cell: Cell) -> Encoded:
 @contextmanager
 def _replaying(base: Any, rows: Tensor) -> Iterator[None]:
     """Lets ``get_image_features`` return rows of images whose numbers it is given in place of pixels."""
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
     before = base.__dict__.get("get_image_features")  # None: the class's own
 
     def replay(pixel_values: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return SimpleNamespace(pooler_output=list(rows[pixel_values]))
+        images: Any = list(rows[pixel_values])
+        return BaseModelOutputWithPooling(pooler_output=images)
 
     base.get_image_features = replay
     try:
