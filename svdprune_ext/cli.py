@@ -130,7 +130,7 @@ def demo(
 @app.command("eval")
 def evaluate(
     preset: Annotated[
-        str, typer.Option(help="What to compare: methods, ablations or quick.")
+        str, typer.Option(help="What to compare: methods, ablations, pivoted or quick.")
     ] = "methods",
     model: Annotated[
         Path | None,
