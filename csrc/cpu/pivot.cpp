@@ -158,8 +158,8 @@ class Residual {
   Columns& columns_;
   int64_t n_;
   double energy_ = 0;
-  std::vector<double> left_,
-      least_;  // d, 0 where a token is explained or picked; what counts as nothing
+  std::vector<double> left_;   // d; 0 where a token is explained or picked
+  std::vector<double> least_;  // what counts as nothing
   std::vector<bool> picked_;
   std::vector<double> rows_;  // w of each pick, [picks, n]
 };
