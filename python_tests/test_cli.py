@@ -78,6 +78,8 @@ def test_info_imports_no_optional_package():
         (["--variance", "0"], "--variance"),
         (["--variance", "1.5"], "--variance"),
         (["--variance", "nan"], "--variance"),
+        (["--select", "best"], "--select"),
+        (["--select", "pivoted", "--variance", "0.9"], "--variance"),
         (["--max-new-tokens", "0"], "--max-new-tokens"),
         (["--rounds", "0"], "--rounds"),
         (["--dtype", "int8"], "--dtype"),

@@ -20,7 +20,7 @@ from svdprune_ext.demo.random_llava import Shape, build_random_llava
 from svdprune_ext.demo.run import run
 from svdprune_ext.demo.settings import Settings, SettingsError
 from svdprune_ext.demo.tables import printable
-from svdprune_ext.reference import oracle_leverage, oracle_topk
+from svdprune_ext.reference import oracle_leverage, oracle_pivoted, oracle_topk
 
 TINY = Shape(
     image=112,
@@ -80,6 +80,21 @@ def test_json_holds_every_part_and_share(demonstrated):
     assert 0 < numbers["share"]["leverage"] <= 1
     assert numbers["num_tokens"] == TINY.num_tokens
     assert [8 * row + column for row, column in numbers["cells"]] == numbers["indices"]
+
+
+def test_the_rule_pivoted(tmp_path):
+    result, output, numbers = demonstrate(tmp_path, select="pivoted")
+    oracle = oracle_pivoted(result.pruned.features, KEEP)
+    assert numbers["indices"] == oracle.order.sort().values.tolist()
+    assert numbers["rank"] == numbers["agreement"]["oracle_rank"] == oracle.rank == KEEP
+    assert numbers["agreement"]["agrees"] is True
+    assert (numbers["settings"]["select"], numbers["settings"]["variance"]) == ("pivoted", None)
+    assert numbers["share"]["leverage"] is None
+    assert numbers["share"]["energy_in_span"] == pytest.approx(sum(numbers["scores"]), abs=1e-5)
+    for text in ("rule", "pivoted", "the rule in float64", "most energy added", "agrees"):
+        assert text in output
+    with Image.open(tmp_path / "out" / "demo.png") as picture:
+        assert np.asarray(picture.convert("L")).std() > 20
 
 
 def test_the_picture_is_there(demonstrated):
@@ -191,7 +206,7 @@ def good_run():
 
 
 def test_agreement_holds_for_the_oracles_own_result(good_run):
-    agreement = check_agreement(good_run, 0.9)
+    agreement = check_agreement(good_run, Settings())
     assert agreement.agrees
     assert agreement.overlap == agreement.keep == 8
 
@@ -214,6 +229,57 @@ def test_agreement_holds_for_the_oracles_own_result(good_run):
     ],
 )
 def test_agreement_notices(good_run, change, reason):
-    agreement = check_agreement(change(good_run), 0.9)
+    agreement = check_agreement(change(good_run), Settings())
     assert not agreement.agrees
     assert any(reason in given for given in agreement.reasons)
+
+
+PIVOTED = Settings(select="pivoted")
+
+
+@pytest.fixture
+def pivoted_run(good_run):
+    oracle = oracle_pivoted(good_run.features, 8)
+    scores = torch.zeros(40).index_put((oracle.order,), oracle.shares.float())
+    indices = oracle.order.sort().values
+    return replace(
+        good_run,
+        indices=indices,
+        scores=scores,
+        rank=oracle.rank,
+        projected=good_run.features[indices],
+    )
+
+
+def test_agreement_of_pivoted_holds_for_the_oracles_own_result(pivoted_run):
+    agreement = check_agreement(pivoted_run, PIVOTED)
+    assert agreement.agrees
+    assert (agreement.overlap, agreement.gap) == (8, None)
+    assert agreement.oracle_indices.tolist() == pivoted_run.indices.tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda r: replace(r, rank=7), "rank"),
+        (lambda r: replace(r, scores=r.scores + 1e-3), "scores differ"),
+        (lambda r: replace(r, projected=r.projected + 1e-6), "kept rows"),
+        (lambda r: replace(r, indices=(r.indices + 1) % 40), "other tokens"),
+    ],
+)
+def test_agreement_of_pivoted_notices(pivoted_run, change, reason):
+    agreement = check_agreement(change(pivoted_run), PIVOTED)
+    assert not agreement.agrees
+    assert any(reason in given for given in agreement.reasons)
+
+
+@pytest.mark.parametrize(("length", "agrees"), [(1 - 1e-7, True), (0.9, False)])
+def test_agreement_of_pivoted_allows_what_cannot_be_told_apart(pivoted_run, length, agrees):
+    # Two picks of three orthogonal tokens: the oracle takes 0 and 1.
+    lengths = torch.tensor([2.0, 1.0, length])
+    x, kept = torch.diag(lengths), torch.tensor([0, 2])
+    scores = lengths.square() / lengths.square().sum() * torch.tensor([1, 0, 1])
+    run = replace(pivoted_run, features=x, projected=x[kept], indices=kept, scores=scores, rank=2)
+    agreement = check_agreement(run, PIVOTED)
+    assert agreement.agrees == agrees
+    assert agreement.overlap == (2 if agrees else 1)

@@ -219,7 +219,10 @@ def test_ablations_compare_an_adaptive_budget_with_a_fixed_one(folder, tmp_path,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--preset", "all"), "--preset: must be one of methods, ablations, quick, got 'all'"),
+        (
+            ("--preset", "all"),
+            "--preset: must be one of methods, ablations, pivoted, quick, got 'all'",
+        ),
         (("--split", "dev"), "--split: must be one of train, validation, test, got 'dev'"),
         (("--images", "0"), "--images: must be at least 1, got 0"),
         (("--budget", "0"), "--budget: must be at least 1, got [0]"),

@@ -54,12 +54,12 @@ def features():
     return values.view(576, 1024)
 
 
-@pytest.mark.parametrize("keep", [32, 576])
-def test_it_keeps_what_python_keeps(program, keep):
-    result = run(program, LIBRARY, keep)
+@pytest.mark.parametrize(("keep", "select"), [(32, "topk"), (576, "topk"), (32, "pivoted")])
+def test_it_keeps_what_python_keeps(program, keep, select):
+    result = run(program, LIBRARY, keep, select)
     assert result.returncode == 0, result.stderr
     rank, kept = (line.split()[1:] for line in result.stdout.splitlines())
-    expected = svdprune_ext.prune(features(), keep)
+    expected = svdprune_ext.prune(features(), keep, select=select)
     assert [int(i) for i in kept] == expected.indices.tolist()
     assert int(rank[0]) == int(expected.rank)
 

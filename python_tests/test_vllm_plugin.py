@@ -214,7 +214,13 @@ def test_settings_come_from_hf_overrides_then_the_environment():
         ({"keep": "32"}, {}, "keep must be an int from 1 on, got '32'"),
         ({"variance": 1.5}, {}, r"variance must be in \(0, 1\], got 1.5"),
         ({"center": "no"}, {}, "center must be true or false, got 'no'"),
-        ({"kept": 3}, {}, "must hold keep, variance, center, solver only, got kept"),
+        ({"kept": 3}, {}, "must hold keep, variance, center, solver, select only, got kept"),
+        ({"select": "best"}, {}, "select must be topk or pivoted, got 'best'"),
+        (
+            {"select": "pivoted", "variance": 0.9},
+            {},
+            "variance, solver must be left out for select pivoted",
+        ),
         ({}, {"SVDPRUNE_KEEP": "many"}, "SVDPRUNE_KEEP must be of type int, got 'many'"),
         ({}, {"SVDPRUNE_CENTER": "maybe"}, "SVDPRUNE_CENTER must be of type bool, got 'maybe'"),
     ],
@@ -237,6 +243,8 @@ def test_features_are_pruned_image_by_image(dtype):
     assert kept.shape == (3, 6, 24)
     for tile, rows in zip(features, kept, strict=True):
         assert torch.equal(rows, svdprune_ext.prune(tile, 6, variance=0.8, center=True).tokens)
+    pivoted = prune_features(features, PruneSettings(keep=6, select="pivoted"))
+    assert torch.equal(pivoted, svdprune_ext.prune(features, 6, select="pivoted").tokens)
 
 
 @pytest.mark.parametrize(

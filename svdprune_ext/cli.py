@@ -22,6 +22,7 @@ from svdprune_ext.demo.settings import (
     KEPT_OF_PHOTO,
     KEPT_OF_PICTURE,
     PHOTO_QUESTION,
+    VARIANCE,
     Settings,
     SettingsError,
 )
@@ -64,8 +65,14 @@ def demo(
         ),
     ] = None,
     variance: Annotated[
-        float, typer.Option(help="Share of the energy that sets the rank, in (0, 1].")
-    ] = _DEFAULTS.variance,
+        float | None,
+        typer.Option(
+            help=f"Share of the energy that sets the rank, in (0, 1]; not with pivoted. [{VARIANCE}]"
+        ),
+    ] = None,
+    select: Annotated[
+        str, typer.Option(help="Rule of selection: topk, the highest leverage, or pivoted.")
+    ] = _DEFAULTS.select,
     question: Annotated[
         str | None,
         typer.Option(help=f"What to ask. [of a photograph: {PHOTO_QUESTION}]"),
@@ -90,13 +97,24 @@ def demo(
 ) -> None:
     """Takes a picture through a LLaVA model with all vision tokens and with few.
 
-    Shows what was kept, what each part took, and whether it agrees with a float64 SVD of the same features
+    Shows what was kept, what each part took, and whether it agrees with the same in float64
     (exit status 1 where it does not).
     """
     if keep is None:
         keep = KEPT_OF_PICTURE if photo is None and model is None else KEPT_OF_PHOTO
     settings = Settings(
-        photo, keep, variance, question, model, out, max_new_tokens, seed, dtype, rounds, picture
+        photo=photo,
+        keep=keep,
+        variance=variance,
+        question=question,
+        model=model,
+        out=out,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        dtype=dtype,
+        rounds=rounds,
+        picture=picture,
+        select=select,
     )
     try:
         settings.check()
@@ -112,7 +130,7 @@ def demo(
 @app.command("eval")
 def evaluate(
     preset: Annotated[
-        str, typer.Option(help="What to compare: methods, ablations or quick.")
+        str, typer.Option(help="What to compare: methods, ablations, pivoted or quick.")
     ] = "methods",
     model: Annotated[
         Path | None,

@@ -46,6 +46,7 @@ class PruneSettings:
     variance: float = 0.9
     center: bool = False
     solver: str = "auto"
+    select: str = "topk"
 
     def tokens(self, unpruned: int) -> int:
         """Placeholders of an image in the prompt, which are as many as the tokens kept.
@@ -94,6 +95,9 @@ def settings_of(config: Any, environment: Mapping[str, str] = os.environ) -> Pru
     in_range = isinstance(settings.variance, float | int) and 0 < settings.variance <= 1
     _check("variance", in_range, "in (0, 1]", settings.variance)
     _check("center", isinstance(settings.center, bool), "true or false", settings.center)
+    _check("select", settings.select in ("topk", "pivoted"), "topk or pivoted", settings.select)
+    alone = settings.select == "topk" or not {"variance", "solver"} & set(values)
+    _check("variance, solver", alone, "left out for select pivoted", sorted(values))
     return settings
 
 
@@ -113,6 +117,7 @@ def prune_features(features: Tensor, settings: PruneSettings) -> Tensor:
         variance=settings.variance,
         center=settings.center,
         solver=settings.solver,
+        select=settings.select,
     ).tokens
 
 

@@ -70,6 +70,21 @@ double diagonal_sum(const Gram<T>& gram) {
 }  // namespace
 
 template <class T>
+double scale_for_squares(const Image& image, const Transform& transform, double trace) {
+  const double mean_square = trace / static_cast<double>(image.tokens * image.features);
+  if (trace <= kLargestTrace<T> && mean_square >= kSmallestMeanSquare<T>) {
+    return 1;
+  }
+  const double largest = largest_magnitude(image, transform);
+  if (largest == 0) {
+    return 1;
+  }
+  int exponent = 0;
+  std::frexp(largest, &exponent);
+  return std::ldexp(1.0, std::clamp(-exponent, -1022, 1022));
+}
+
+template <class T>
 Gram<T> gram(Crew& crew, const Image& image, Side side, bool center) {
   const int64_t n = side == Side::kTokens ? image.tokens : image.features;
   Gram<T> result{side, n, std::unique_ptr<T[]>(new T[n * n]), 0, {}};
@@ -79,23 +94,16 @@ Gram<T> gram(Crew& crew, const Image& image, Side side, bool center) {
   form(crew, image, result);
   result.trace = diagonal_sum(result);
 
-  const double mean_square = result.trace / static_cast<double>(image.tokens * image.features);
-  if (result.trace <= kLargestTrace<T> && mean_square >= kSmallestMeanSquare<T>) {
-    return result;
+  result.transform.scale = scale_for_squares<T>(image, result.transform, result.trace);
+  if (result.transform.scale != 1) {
+    form(crew, image, result);
+    result.trace = diagonal_sum(result);
   }
-  const double largest = largest_magnitude(image, result.transform);
-  if (largest == 0) {
-    result.trace = 0;
-    return result;
-  }
-  int exponent = 0;
-  std::frexp(largest, &exponent);
-  result.transform.scale = std::ldexp(1.0, std::clamp(-exponent, -1022, 1022));
-  form(crew, image, result);
-  result.trace = diagonal_sum(result);
   return result;
 }
 
+template double scale_for_squares<float>(const Image&, const Transform&, double);
+template double scale_for_squares<double>(const Image&, const Transform&, double);
 template Gram<float> gram(Crew&, const Image&, Side, bool);
 template Gram<double> gram(Crew&, const Image&, Side, bool);
 

@@ -23,6 +23,11 @@ struct Gram {
   Transform transform;          // what was applied to the features
 };
 
+// What features whose squares sum to `trace` in T must be scaled by before they are squared, a power of two: 1 where
+// that neither overflowed nor underflowed, and for an image of zeros. See Note [scaling]. Throws NotFinite.
+template <class T>
+double scale_for_squares(const Image& image, const Transform& transform, double trace);
+
 // Throws NotFinite when x holds NaN or Inf, which the trace shows without a pass of its own.
 template <class T>
 Gram<T> gram(Crew& crew, const Image& image, Side side, bool center);

@@ -14,9 +14,8 @@
 // whose products may have been summed in different orders, would else be at rounding's mercy.
 //
 // Note [columns on demand]
-// The Gram matrix costs N^2 D / 2 multiplications, which go through it at the speed of a matrix product; a column
-// costs N D, which wait for memory. Up to N / 8 columns are cheaper made one at a time. They are summed in
-// float64 then, where no square of a float32 overflows.
+// The Gram matrix costs N^2 D / 2 multiplications; K picks ask for K of its columns, some more are made along with
+// them (Note [columns together]), and each costs N D. Up to N / 8 picks are cheaper so.
 
 #include "pivot.h"
 
@@ -40,7 +39,19 @@ constexpr double kTie = 32.0 * std::numeric_limits<T>::epsilon();
 // w [n] -= earlier[0 .. count, :]^T earlier[0 .. count, p], earlier [count, n].
 SVDPRUNE_CLONES void subtract_earlier(const double* earlier, int64_t count, int64_t n, int64_t p,
                                       double* w) {
-  for (int64_t l = 0; l < count; ++l) {
+  int64_t l = 0;
+  for (; l + 4 <= count; l += 4) {  // sharing the loads and stores of w
+    const double* r0 = earlier + l * n;
+    const double* r1 = r0 + n;
+    const double* r2 = r1 + n;
+    const double* r3 = r2 + n;
+    const double f0 = r0[p], f1 = r1[p], f2 = r2[p], f3 = r3[p];
+#pragma omp simd
+    for (int64_t i = 0; i < n; ++i) {
+      w[i] = w[i] - f0 * r0[i] - f1 * r1[i] - f2 * r2[i] - f3 * r3[i];
+    }
+  }
+  for (; l < count; ++l) {
     const double* row = earlier + l * n;
     const double factor = row[p];
 #pragma omp simd
@@ -48,6 +59,30 @@ SVDPRUNE_CLONES void subtract_earlier(const double* earlier, int64_t count, int6
       w[i] -= factor * row[i];
     }
   }
+}
+
+// w *= scale; left -= w^2, and what is no more than least becomes 0. All [n]. Returns ||w||^2.
+SVDPRUNE_CLONES double take_away(int64_t n, double scale, const double* least, double* w,
+                                 double* left) {
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t i = 0; i < n; ++i) {
+    w[i] *= scale;
+    const double square = w[i] * w[i];
+    const double rest = left[i] - square;
+    left[i] = rest > least[i] ? rest : 0;
+    sum += square;
+  }
+  return sum;
+}
+
+SVDPRUNE_CLONES double largest(const double* values, int64_t n) {
+  double most = 0;
+#pragma omp simd reduction(max : most)
+  for (int64_t i = 0; i < n; ++i) {
+    most = values[i] > most ? values[i] : most;
+  }
+  return most;
 }
 
 // The columns of a Gram matrix that has been formed.
@@ -59,12 +94,14 @@ class FormedColumns {
   int64_t tokens() const {
     return gram_.n;
   }
-  void diagonal(double* squares) const {
+  std::vector<double> diagonal() const {
+    std::vector<double> squares(gram_.n);
     for (int64_t i = 0; i < gram_.n; ++i) {
       squares[i] = gram_.values[i * (gram_.n + 1)];
     }
+    return squares;
   }
-  void column(int64_t token, double* products) const {
+  void column(int64_t token, const double* /*worth*/, double* products) const {
     for (int64_t i = 0; i < gram_.n; ++i) {
       const int64_t row = std::max(i, token), column = std::min(i, token);
       products[i] = gram_.values[row + column * gram_.n];
@@ -75,36 +112,29 @@ class FormedColumns {
   const Gram<T>& gram_;
 };
 
-// The state of the note. Columns: FormedColumns<T> or RowProducts<T>.
+// The state of the note. Columns: FormedColumns<T> or RowProducts.
 template <class T, class Columns>
 class Residual {
  public:
-  Residual(const Columns& columns, int64_t most)
-      : columns_(columns), n_(columns.tokens()), left_(n_), least_(n_), picked_(n_, false) {
+  Residual(Columns& columns, int64_t most)
+      : columns_(columns),
+        n_(columns.tokens()),
+        left_(columns.diagonal()),
+        least_(n_),
+        picked_(n_, false) {
     rows_.reserve(std::min(n_, most) * n_);
-    columns.diagonal(left_.data());
     for (int64_t i = 0; i < n_; ++i) {
       energy_ += left_[i];
       least_[i] = kLeft<T> * left_[i];
     }
   }
 
-  double energy() const {
-    return energy_;
-  }
-
   // The token to pick; -1 where all are explained.
   int64_t next() const {
-    double most = 0;
-    for (int64_t i = 0; i < n_; ++i) {
-      most = std::max(most, own(i));
-    }
-    for (int64_t i = 0; i < n_ && most > 0; ++i) {
-      if (own(i) >= most * (1 - kTie<T>)) {
-        return i;
-      }
-    }
-    return -1;
+    const double most = largest(left_.data(), n_), equal = most * (1 - kTie<T>);
+    const auto first = std::find_if(left_.begin(), left_.end(),
+                                    [=](double own) { return own > 0 && own >= equal; });
+    return first == left_.end() ? -1 : first - left_.begin();
   }
 
   // Picks token p; returns the share of the energy that it adds.
@@ -112,15 +142,10 @@ class Residual {
     const int64_t earlier = static_cast<int64_t>(rows_.size()) / n_;
     rows_.resize((earlier + 1) * n_);
     double* w = rows_.data() + earlier * n_;
-    columns_.column(p, w);
+    columns_.column(p, left_.data(), w);
     subtract_earlier(rows_.data(), earlier, n_, p, w);
-    const double scale = 1 / std::sqrt(left_[p]);
-    double sum = 0;
-    for (int64_t i = 0; i < n_; ++i) {
-      w[i] *= scale;
-      left_[i] -= w[i] * w[i];
-      sum += w[i] * w[i];
-    }
+    const double sum = take_away(n_, 1 / std::sqrt(left_[p]), least_.data(), w, left_.data());
+    left_[p] = 0;
     picked_[p] = true;
     return sum / energy_;
   }
@@ -130,15 +155,11 @@ class Residual {
   }
 
  private:
-  // What is left of a token that may be picked.
-  double own(int64_t i) const {
-    return picked_[i] || left_[i] <= least_[i] ? 0 : left_[i];
-  }
-
-  const Columns& columns_;
+  Columns& columns_;
   int64_t n_;
   double energy_ = 0;
-  std::vector<double> left_, least_;  // d, and what counts as nothing
+  std::vector<double> left_;   // d; 0 where a token is explained or picked
+  std::vector<double> least_;  // what counts as nothing
   std::vector<bool> picked_;
   std::vector<double> rows_;  // w of each pick, [picks, n]
 };
@@ -166,7 +187,7 @@ Picked pick_from(Residual<T, Columns> residual, int64_t n, int64_t most, double 
   return result;
 }
 
-// See Note [columns on demand]. Float64 features keep the matrix, whose stage scales what would overflow.
+// See Note [columns on demand], whose products are of float32.
 bool few_columns(const Image& image, int64_t most) {
   constexpr int64_t kPriceOfAColumn = 8;
   return image.dtype != ScalarType::Double && kPriceOfAColumn * most < image.tokens;
@@ -181,12 +202,9 @@ Picked pick_from_image(Crew& crew, const Image& image, bool center, int64_t most
     if (center) {
       transform.mean = feature_means(image);
     }
-    const RowProducts<T> products(crew, image, transform);
-    Residual<T, RowProducts<T>> residual(products, most);
-    if (!std::isfinite(residual.energy())) {
-      throw NotFinite();
-    }
-    return pick_from<T>(std::move(residual), image.tokens, most, coverage, order, shares);
+    RowProducts products(crew, image, std::move(transform));
+    return pick_from<T>(Residual<T, RowProducts>(products, most), image.tokens, most, coverage,
+                        order, shares);
   }
   if (image.tokens == 0 || image.features == 0) {
     const int64_t n = image.tokens;
@@ -200,7 +218,7 @@ Picked pick_from_image(Crew& crew, const Image& image, bool center, int64_t most
 
 template <class T>
 Picked pick(const Gram<T>& gram, int64_t most, double coverage, int64_t* order, T* shares) {
-  const FormedColumns<T> columns(gram);
+  FormedColumns<T> columns(gram);
   return pick_from<T>(Residual<T, FormedColumns<T>>(columns, most), gram.n, most, coverage, order,
                       shares);
 }

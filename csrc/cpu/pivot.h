@@ -17,8 +17,8 @@ struct Picked {
 template <class T>
 Picked pick(const Gram<T>& gram, int64_t most, double coverage, int64_t* order, T* shares);
 
-// As pick, for an image, of whose Gram matrix it forms what it needs; indices [most] ascend. shares [N]: float64 for a
-// float64 image, float32 for all others. Throws NotFinite.
+// As pick, for an image, of whose Gram matrix it forms what it needs: at most the matrix, or 32 n most bytes of its
+// columns. indices [most] ascend. shares [N]: float64 for a float64 image, float32 for all others. Throws NotFinite.
 Picked select_pivoted(Crew& crew, const Image& image, bool center, int64_t most, double coverage,
                       void* shares, int64_t* indices);
 

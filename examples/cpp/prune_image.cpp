@@ -1,7 +1,7 @@
 // Calls the operator from C++, without Python: loads the library, prunes one image of 576 tokens by
 // 1024 features, and prints which tokens were kept.
 //
-//   prune_image path/to/_C.so [keep]
+//   prune_image path/to/_C.so [keep [topk|pivoted]]
 //
 // Needs torch's stable headers to build, and libtorch_cpu to run.
 #include <dlfcn.h>
@@ -40,14 +40,14 @@ struct Pruned {
 // svdprune::prune(Tensor x, SymInt keep, *, float variance, SymInt? rank, bool center, str solver,
 // str select) -> (Tensor, Tensor, Tensor, Tensor). All arguments, in the schema's order; the
 // results take their place.
-Pruned prune(const Tensor& x, int64_t keep) {
+Pruned prune(const Tensor& x, int64_t keep, const std::string& select) {
   std::array<StableIValue, 7> stack{from(x),
                                     from(keep),
                                     from(/*variance=*/0.9),
                                     from(/*rank=*/std::optional<int64_t>()),
                                     from(/*center=*/false),
                                     from(std::string("auto")),
-                                    from(std::string("topk"))};
+                                    from(select)};
   STABLE_TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("svdprune::prune", "", stack.data(), TORCH_ABI_VERSION));
   return {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2]), to<Tensor>(stack[3])};
@@ -68,7 +68,7 @@ std::vector<float> features() {
 
 int main(int argc, char** argv) try {
   if (argc < 2) {
-    std::fprintf(stderr, "usage: prune_image path/to/_C.so [keep]\n");
+    std::fprintf(stderr, "usage: prune_image path/to/_C.so [keep [topk|pivoted]]\n");
     return 2;
   }
   if (!dlopen(argv[1], RTLD_NOW)) {  // registers the operators with torch
@@ -81,7 +81,7 @@ int main(int argc, char** argv) try {
       torch::stable::from_blob(values.data(), {sizes.data(), 2}, {strides.data(), 2},
                                torch::stable::Device(torch::headeronly::DeviceType::CPU),
                                torch::headeronly::ScalarType::Float);
-  const Pruned pruned = prune(x, argc > 2 ? std::atoll(argv[2]) : 32);
+  const Pruned pruned = prune(x, argc > 2 ? std::atoll(argv[2]) : 32, argc > 3 ? argv[3] : "topk");
 
   std::printf("rank %d\nkept", *static_cast<const int32_t*>(pruned.rank.data_ptr()));
   const auto* indices = static_cast<const int64_t*>(pruned.indices.data_ptr());

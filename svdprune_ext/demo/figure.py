@@ -1,4 +1,4 @@
-"""The demonstration's picture: photograph, kept patches, leverage and spectrum."""
+"""The demonstration's picture: photograph, kept patches, scores and spectrum."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def draw(result: Result, processor: Any, path: Path) -> None:
     figure = Figure(figsize=(12.6, _HEIGHT), dpi=110, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2)
-    title = f"SVD-Prune keeps {len(result.indices)} of {result.num_tokens} vision tokens"
+    counts = f"{len(result.indices)} of {result.num_tokens} vision tokens"
+    rule = "Pivoted rows" if result.settings.pivoted else "SVD-Prune"
+    title = f'{rule} (select "{result.settings.select}"): {counts} kept'
     figure.suptitle(title, fontsize=19, fontweight="bold", color=_INK)
     if result.asked:
         figure.set_figheight(_HEIGHT + 0.2 * len(result.asked))
@@ -43,7 +45,7 @@ def draw(result: Result, processor: Any, path: Path) -> None:
     _draw_photo(axes[0, 0], photo, "The picture, as the model sees it")
     _draw_photo(axes[0, 1], _dim(photo, result), f"The {len(result.indices)} kept patches")
     _outline(axes[0, 1], photo.shape[0], result)
-    _draw_leverage(figure, axes[1, 0], result)
+    _draw_scores(figure, axes[1, 0], result)
     _draw_spectrum(axes[1, 1], result)
     figure.savefig(path)
 
@@ -111,10 +113,10 @@ def _outline(axis: Any, side: int, result: Result) -> None:
         )
 
 
-def _draw_leverage(figure: Figure, axis: Any, result: Result) -> None:
+def _draw_scores(figure: Figure, axis: Any, result: Result) -> None:
     scores = result.scores[result.first_patch :].float().reshape(result.grid, result.grid).numpy()
     highest = max(float(scores.max()), 1e-12)
-    # Leverage spans decades: the floor is where a map would be noise to the eye.
+    # Scores span decades: the floor is where a map would be noise to the eye.
     lowest = max(float(np.quantile(scores, 0.02)), highest * 1e-4)
     shown = axis.imshow(
         np.maximum(scores, lowest),
@@ -122,7 +124,9 @@ def _draw_leverage(figure: Figure, axis: Any, result: Result) -> None:
         norm=LogNorm(lowest, highest) if lowest < highest else None,
     )
     bar = figure.colorbar(shown, ax=axis, fraction=0.046, pad=0.02)
-    bar.set_label("leverage (log scale)", color=_INK)
+    pivoted = result.settings.pivoted
+    score = "share of the energy that it added" if pivoted else "leverage"
+    bar.set_label(f"{score} (log scale)", color=_INK)
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.2g}"))
     bar.ax.yaxis.set_minor_formatter(FuncFormatter(_sparse_label))
     axis.scatter(
@@ -135,7 +139,10 @@ def _draw_leverage(figure: Figure, axis: Any, result: Result) -> None:
         label="kept",
     )
     axis.legend(loc="lower right", framealpha=0.85, fontsize=10)
-    _title(axis, f"Leverage of each patch (sum = rank {result.agreement.rank})")
+    if pivoted:
+        _title(axis, f"What each pick added (sum = {100 * float(result.scores.sum()):.1f} %)")
+    else:
+        _title(axis, f"Leverage of each patch (sum = rank {result.agreement.rank})")
     ticks = sorted({0, result.grid // 2, result.grid - 1})
     axis.set_xticks(ticks)
     axis.set_yticks(ticks)
@@ -151,7 +158,7 @@ def _draw_spectrum(axis: Any, result: Result) -> None:
     values = energy.sqrt()
     shown = values > float(values[0]) * 1e-6
     count = max(int(shown.sum()), 1)
-    rank, variance = result.agreement.rank, result.settings.variance
+    rank = result.agreement.rank
     index = np.arange(1, count + 1)
 
     axis.plot(index, values[:count].numpy(), color=_LINE, linewidth=2.2)
@@ -167,13 +174,18 @@ def _draw_spectrum(axis: Any, result: Result) -> None:
     share = axis.twinx()
     cumulative = (energy.cumsum(0) / energy.sum()).numpy()[:count]
     share.plot(index, 100 * cumulative, color=_ACCENT, linewidth=2.2)
-    share.axhline(100 * variance, color=_ACCENT, linestyle=":", linewidth=1.3)
     share.set_ylim(0, 104)
     share.set_ylabel("cumulative energy, %", color=_ACCENT)
     share.tick_params(axis="y", colors=_ACCENT)
     held = 100 * float(cumulative[rank - 1]) if rank else 0.0
+    if result.settings.pivoted:
+        second = f"{rank} picks: {100 * float(result.scores.sum()):.1f} %"
+    else:
+        asked = 100 * result.settings.energy_asked
+        share.axhline(asked, color=_ACCENT, linestyle=":", linewidth=1.3)
+        second = f"(asked: {asked:g} %)"
     share.annotate(
-        f"rank {rank}: {held:.1f} % of the energy\n(asked: {100 * variance:g} %)",
+        f"rank {rank}: {held:.1f} % of the energy\n{second}",
         xy=(max(rank, 1), held),
         xytext=(14, -58) if rank < count / 4 else (-190, -58),
         textcoords="offset points",

@@ -40,8 +40,8 @@ class Run:
         projected: Those that the projector got [keep, D]; all of them without pruning.
         pixels: Input of the vision tower [3, height, width].
         indices: Kept tokens, ascending [keep]; None without pruning.
-        scores: Leverage of every token [N]; None without pruning.
-        rank: Number of leading directions; None without pruning.
+        scores: Of every token [N], as ``svdprune_ext.prune`` returns them; None without pruning.
+        rank: Likewise; None without pruning.
     """
 
     seconds: dict[str, float]
@@ -148,7 +148,7 @@ def _pass(
     with _hooks(model, recorder) as hook_pruned:
         try:
             if pruned:
-                handle = svdprune_ext.apply(model, keep=settings.keep, variance=settings.variance)
+                handle = svdprune_ext.apply(model, keep=settings.keep, **settings.rule)
             hook_pruned()
             output = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
             record = handle.last if handle is not None else None

@@ -91,13 +91,13 @@ def ask_all(bundle: Bundle, picture: Picture, settings: Settings) -> tuple[Asked
     Args:
         bundle: The tiny VLM.
         picture: What to ask about.
-        settings: How many tokens to keep.
+        settings: How many tokens to keep, and by which rule.
 
     Returns:
         The answers, in the picture's order.
     """
     asked = [(picture.image, question.text) for question in picture.questions]
     full = answer_all(bundle.model, bundle.processor, asked)
-    with svdprune_ext.apply(bundle.model, settings.keep, variance=settings.variance):
+    with svdprune_ext.apply(bundle.model, settings.keep, **settings.rule):
         pruned = answer_all(bundle.model, bundle.processor, asked)
     return tuple(Asked(*each) for each in zip(picture.questions, full, pruned, strict=True))

@@ -58,7 +58,7 @@ class Result:
 
     @property
     def scores(self) -> Tensor:
-        """Leverage of every token [N]."""
+        """Of every token [N]: leverage, or with "pivoted" the share of the energy that it added."""
         assert self.pruned.scores is not None
         return self.pruned.scores
 
@@ -82,8 +82,10 @@ class Result:
         patches = [int(index) - self.first_patch for index in self.indices]
         return [divmod(patch, self.grid) for patch in patches if patch >= 0]
 
-    def leverage_share(self) -> float:
-        """Share of the total leverage that the kept tokens hold."""
+    def leverage_share(self) -> float | None:
+        """Share of the total leverage that the kept tokens hold; None for a rule without leverage."""
+        if self.settings.pivoted:
+            return None
         return _share(self.scores[self.indices].sum(), self.scores.sum())
 
     def energy_share(self) -> float:
@@ -104,6 +106,7 @@ class Result:
             name: str(value) if value is not None and name in ("photo", "out") else value
             for name, value in asdict(self.settings).items()
         }
+        settings["variance"] = None if self.settings.pivoted else self.settings.energy_asked
         agreement = self.agreement
         return {
             "versions": {"svdprune_ext": svdprune_ext.__version__, "torch": torch.__version__},

@@ -54,8 +54,8 @@ def run(settings: Settings, console: Console, shape: Shape | None = None) -> Res
         bundle = _bundle(settings, picture, shape, progress)
         full, pruned = measure(bundle, photo, settings, progress)
         asked = ask_all(bundle, picture, settings) if picture is not None else ()
-        progress("Computing the float64 SVD to compare with")
-        agreement = check_agreement(pruned, settings.variance)
+        progress("Computing the same in float64 to compare with")
+        agreement = check_agreement(pruned, settings)
         result = Result(
             settings=settings,
             photo_name=photo_name,

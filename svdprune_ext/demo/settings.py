@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PHOTO_QUESTION = "What is the person in this photograph wearing?"
 KEPT_OF_PHOTO, KEPT_OF_PICTURE = 32, 16  # by default; of 576 vision tokens and of 144
+VARIANCE = 0.9  # by default, with select "topk"
+SELECTS = ("topk", "pivoted")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -22,7 +25,8 @@ class Settings:
         photo: Any image file; None takes a generated picture, or with ``model`` the astronaut photograph
             that scikit-image ships.
         keep: Vision tokens to keep.
-        variance: Share of the energy that the leading directions hold, in (0, 1].
+        variance: Share of the energy that the leading directions hold, in (0, 1]; None takes 0.9. Select
+            "pivoted" has no such directions.
         question: What the model is asked; None takes a generated picture's own question.
         model: Folder or hub id of a LLaVA checkpoint; None takes the package's tiny VLM for a generated
             picture, and builds a model with random weights for a photograph.
@@ -33,11 +37,12 @@ class Settings:
             "float16".
         rounds: How often each of the two runs is measured; medians are shown.
         picture: Number of the generated picture in its split.
+        select: Rule of selection, "topk" or "pivoted", as in ``svdprune_ext.prune``.
     """
 
     photo: Path | None = None
     keep: int = KEPT_OF_PHOTO
-    variance: float = 0.9
+    variance: float | None = None
     question: str | None = None
     model: str | None = None
     out: Path = Path("demo-out")
@@ -46,11 +51,27 @@ class Settings:
     dtype: str = "auto"
     rounds: int = 3
     picture: int = 0
+    select: str = "topk"
 
     @property
     def generated(self) -> bool:
         """Whether the tiny VLM is asked about a generated picture."""
         return self.photo is None and self.model is None
+
+    @property
+    def pivoted(self) -> bool:
+        """Whether the rule is "pivoted"."""
+        return self.select == "pivoted"
+
+    @property
+    def energy_asked(self) -> float:
+        """Share of the energy that the leading directions of "topk" hold."""
+        return VARIANCE if self.variance is None else self.variance
+
+    @property
+    def rule(self) -> dict[str, Any]:
+        """What ``apply`` is told beside ``keep``."""
+        return {"select": self.select} if self.pivoted else {"variance": self.energy_asked}
 
     def check(self) -> None:
         """Refuses what no model could serve.
@@ -62,7 +83,15 @@ class Settings:
             raise SettingsError(f"PHOTO: no such file: {self.photo}")
         if self.keep < 1:
             raise SettingsError(f"--keep: must be at least 1, got {self.keep}")
-        if not 0 < self.variance <= 1:
+        if self.select not in SELECTS:
+            known = " or ".join(SELECTS)
+            raise SettingsError(f"--select: must be {known}, got {self.select!r}")
+        if self.pivoted and self.variance is not None:
+            raise SettingsError(
+                "--variance: must be left out with --select pivoted, which needs no leading "
+                f"directions, got {self.variance}"
+            )
+        if not 0 < self.energy_asked <= 1:
             raise SettingsError(f"--variance: must be in (0, 1], got {self.variance}")
         if self.max_new_tokens < 2:
             raise SettingsError(f"--max-new-tokens: must be at least 2, got {self.max_new_tokens}")

@@ -50,10 +50,14 @@ def _heading(result: Result) -> Panel:
 
 
 def _kept(result: Result) -> Table:
+    leverage, rank = result.leverage_share(), result.agreement.rank
+    pivoted = result.settings.pivoted
+    of = "of the kept rows" if pivoted else f"at {result.settings.energy_asked:g} of the energy"
     shares = (
         ("tokens", f"{len(result.indices)} of {result.num_tokens}"),
-        ("rank", f"{result.agreement.rank}, at {result.settings.variance:g} of the energy"),
-        ("leverage", f"{100 * result.leverage_share():.1f} %"),
+        ("rule", "pivoted: most left outside the span" if pivoted else "topk: highest leverage"),
+        ("rank", f"{rank}, {of}"),
+        *([] if leverage is None else [("leverage", f"{100 * leverage:.1f} %")]),
         ("energy of the kept rows", f"{100 * result.energy_share():.1f} %"),
         ("energy in their span", f"{100 * result.span_share():.1f} %"),
         *_places(result),
@@ -82,11 +86,12 @@ def _places(result: Result) -> list[tuple[str, str]]:
     ]
     best = result.scores.argmax().item() - result.first_patch
     top = divmod(int(best), result.grid) if best >= 0 else None
+    highest = "most energy added" if result.settings.pivoted else "highest leverage"
     return [
         ("rows, columns", f"{min(rows)}-{max(rows)}, {min(columns)}-{max(columns)} (from 0)"),
         ("upper left, right", f"{corners[0]}, {corners[1]}"),
         ("lower left, right", f"{corners[2]}, {corners[3]}"),
-        ("highest leverage", f"row {top[0]}, column {top[1]}" if top else "[CLS]"),
+        (highest, f"row {top[0]}, column {top[1]}" if top else "[CLS]"),
     ]
 
 
@@ -136,7 +141,8 @@ def _milliseconds(seconds: float) -> str:
 
 def _agreement(result: Result) -> Table:
     agreement = result.agreement
-    table = Table(title="Against a float64 SVD of the same features", title_justify="left")
+    oracle = "the rule in float64 on" if result.settings.pivoted else "a float64 SVD of"
+    table = Table(title=f"Against {oracle} the same features", title_justify="left")
     for column in ("", "operator", "oracle or allowed"):
         table.add_column(column)
     table.add_row("rank", str(agreement.rank), str(agreement.oracle_rank))

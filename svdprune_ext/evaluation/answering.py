@@ -155,7 +155,8 @@ def _replaying(base: Any, rows: Tensor) -> Iterator[None]:
     before = base.__dict__.get("get_image_features")  # None: the class's own
 
     def replay(pixel_values: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return BaseModelOutputWithPooling(pooler_output=list(rows[pixel_values]))
+        images: Any = list(rows[pixel_values])
+        return BaseModelOutputWithPooling(pooler_output=images)
 
     base.get_image_features = replay
     try:

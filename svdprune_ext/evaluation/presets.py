@@ -95,6 +95,25 @@ def _sparsevlm(version: str) -> dict[str, Any]:
     return {"method": "sparsevlm", "version": version, "options": {"layers": [1]}}
 
 
+def _pivoted(seeds: int) -> list[Series]:
+    """What "pivoted" looks at: which features, and whether their lengths count."""
+    unit, behind = {"method": "cdpruner"}, {"features": "projector"}
+    return [
+        Series(PAPER, "pivoted"),
+        Series("pivoted", "pivoted", _PIVOTED),
+        Series("centred", "pivoted", {**_PIVOTED, "center": True}),
+        Series("rows of unit length (DPP without text)", "pivoted", unit),
+        Series("behind the projector", "pivoted", {**_PIVOTED, **behind}),
+        Series("behind the projector, unit length", "pivoted", {**unit, **behind}),
+        Series(
+            "on the leading directions, weighted (Q-DEIM)",
+            "pivoted",
+            {"method": "qdeim", "options": {"weighted": True}},
+        ),
+        Series("max-min diversity (DivPrune)", "pivoted", {"method": "divprune"}),
+    ]
+
+
 def _quick(seeds: int) -> list[Series]:
     """A few methods at two budgets."""
     wanted = ("svd", "random", "uniform", "divprune")
@@ -112,5 +131,6 @@ def _paper(group: str) -> Series:
 PRESETS: Mapping[str, Callable[[int], list[Series]]] = {
     "methods": _methods,
     "ablations": _ablations,
+    "pivoted": _pivoted,
     "quick": _quick,
 }
