@@ -9,7 +9,8 @@ a CUDA graph:
 * ``svd``: ``torch.linalg.svd`` of the features, the method to the letter.
 
 ``python -m bench.bench_gpu --json FILE [--budget SECONDS]``. A competitor that would be slow is timed in few
-rounds, or left out with the reason in the result; the file is written after every case.
+rounds, or left out with the reason in the result; the file is written after every case. Before them, the
+spectrum stage alone, by ``eigensolvers``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import torch
 from torch import Tensor
 
 import svdprune_ext
+from bench import eigensolvers
 from bench.gpu_timing import EventTimer, alternating, captured, ceilings, first_line
 from bench.inputs import Case
 from bench.timing import median
@@ -205,6 +207,10 @@ def run(budget: float, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]
     start = time.monotonic()
     timer = EventTimer()
     result: dict[str, Any] = {"ceilings": ceilings(timer), "rows": []}
+    try:
+        result["eigensolvers"] = eigensolvers.measure(timer, budget / 20)
+    except Exception as error:
+        print(f"eigensolvers: {first_line(error)}", file=sys.stderr)
     for candidate in (OURS | PEERS).values():  # library handles, once
         try:
             candidate(Case(1, 64, 64).features().cuda())

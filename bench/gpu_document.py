@@ -40,6 +40,7 @@ PREFILL_HEADER = (
     "with vision",
     "peak memory",
 )
+EIGENSOLVERS = ("XsyevBatched", "Xsyevd", "torch.linalg.eigh")
 _PEERS = ("gram_eigh", "cupy_eigh", "svd")
 
 
@@ -58,6 +59,13 @@ def micro_cells(row: dict[str, Any]) -> list[str]:
         *_tridiag_cells(row),
         *(_compared(row["eager"].get(peer), ours) for peer in _PEERS),
     ]
+
+
+def eigensolver_cells(row: dict[str, Any]) -> list[str]:
+    """Cells of one line: side, dtype, each eigensolver with its ratio to the first, which "eigh" calls."""
+    ours = row["eager"].get(EIGENSOLVERS[0])
+    others = (_compared(row["eager"].get(name), ours) for name in EIGENSOLVERS[1:])
+    return [str(row["side"]), row["dtype"], format_seconds(ours), *others]
 
 
 def _tridiag_cells(row: dict[str, Any]) -> list[str]:
@@ -116,7 +124,7 @@ def ceilings_line(ceilings: dict[str, float]) -> str:
 
 
 def tables(result: dict[str, Any]) -> str:
-    """The Markdown of one run: machine, ceilings, micro-benchmarks, prefill; what is missing is left out."""
+    """The Markdown of one run: machine, ceilings, benchmarks, prefill; what is missing is left out."""
     if result["machine"]["gpu"] is None:
         return "torch saw no GPU: nothing was measured."
     blocks = [machine_line(result["machine"])]
@@ -124,6 +132,10 @@ def tables(result: dict[str, Any]) -> str:
         if result.get("ceilings"):
             blocks.append(ceilings_line(result["ceilings"]))
         blocks.append(_table(MICRO_HEADER, [micro_cells(row) for row in result["micro"]]))
+    if result.get("eigensolvers"):
+        blocks.append('The spectrum stage of solver "eigh" alone, for one image, by eigensolver:')
+        cells = [eigensolver_cells(row) for row in result["eigensolvers"]]
+        blocks.append(_table(("side of the Gram matrix", "dtype", *EIGENSOLVERS), cells))
     if result.get("prefill"):
         blocks.append(
             "Prefill of a LLaVA-1.5-7B with random weights in bfloat16, "

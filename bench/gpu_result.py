@@ -26,7 +26,7 @@ def assemble(parts: Path, machine: dict[str, Any]) -> dict[str, Any]:
         machine: What it was measured on.
 
     Returns:
-        ``machine``, ``stages``, ``ceilings``, ``micro``, ``prefill``.
+        ``machine``, ``stages``, ``ceilings``, ``eigensolvers``, ``micro``, ``prefill``.
     """
     with (parts / "stages.tsv").open() as file:
         stages = [
@@ -38,6 +38,7 @@ def assemble(parts: Path, machine: dict[str, Any]) -> dict[str, Any]:
         "machine": machine,
         "stages": stages,
         "ceilings": micro.get("ceilings", {}),
+        "eigensolvers": micro.get("eigensolvers", []),
         "micro": micro.get("rows", []),
         "prefill": prefill.get("rows", []),
     }

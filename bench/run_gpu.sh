@@ -22,7 +22,7 @@ PYTHON=${PYTHON:-python3}
 OUT=${OUT:-bench-out/gpu}
 # cmake and ninja may stand beside the interpreter, nvcc and compute-sanitizer in the toolkit's usual place.
 interpreter=$(command -v "$PYTHON") || { echo "run_gpu.sh: PYTHON=$PYTHON is no command" >&2; exit 2; }
-PATH="$PATH:$(dirname "$interpreter"):/usr/local/cuda/bin"
+PATH="$(dirname "$interpreter"):$PATH:/usr/local/cuda/bin"
 mkdir -p "$OUT" || exit 2
 OUT=$(cd "$OUT" && pwd)
 parts=$(mktemp -d) || exit 2
@@ -63,20 +63,43 @@ sanitize() {
     compute-sanitizer --tool "$tool" --error-exitcode 86 "$@" "$PYTHON" -m bench.gpu_small
 }
 
-# Build. --prefix leaves the interpreter's own packages alone; the modules come from this folder.
-if [[ -z ${SVDPRUNE_CUDA_ARCHITECTURES:-} ]]; then
-  SVDPRUNE_CUDA_ARCHITECTURES=$("$PYTHON" -c '
+# summary: what the stages came to, in summary.md and gpu.json.
+summary() {
+  {
+    echo "# GPU run ($what)"
+    echo
+    echo "| stage | verdict | seconds |"
+    echo "| --- | --- | ---: |"
+    while IFS=$'\t' read -r name verdict seconds; do
+      echo "| $name | $verdict | $seconds |"
+    done < "$parts/stages.tsv"
+  } > "$OUT/summary.md"
+  if ! timeout 15 "$PYTHON" -m bench.gpu_result --out "$OUT" --parts "$parts" 2> "$parts/error"; then
+    reason=$(tail -n 1 "$parts/error")
+    printf '\nNo gpu.json: %s\n' "${reason:-not done in 15 s}" >> "$OUT/summary.md"
+    failed=1
+  fi
+  cat "$OUT/summary.md"
+}
+
+# Without a GPU nothing below says anything: the tests would be skipped, which must not pass for success.
+capability=$(timeout 60 "$PYTHON" -c '
 import torch
 major, minor = torch.cuda.get_device_capability()
-print(major, minor, "a" if major == 9 else "", sep="")' 2>> "$OUT/build.log") || true
-fi
+print(major, minor, "a" if major == 9 else "", sep="")' 2> "$OUT/build.log") || {
+  note GPU "FAILED: torch cannot use one: $(tail -n 1 "$OUT/build.log" | tr '|\t' '  ')" 0
+  summary
+  exit 1
+}
+
+# Build. --prefix leaves the interpreter's own packages alone; the modules come from this folder.
+SVDPRUNE_CUDA_ARCHITECTURES=${SVDPRUNE_CUDA_ARCHITECTURES:-$capability}
 export SVDPRUNE_CUDA_ARCHITECTURES SVDPRUNE_CUDA=ON
 stage build 120 build.log "$PYTHON" -m pip install --no-build-isolation --no-deps --ignore-installed \
   --no-warn-script-location --prefix build/gpu --editable .
 metadata=$(find build/gpu -maxdepth 6 -type d -name 'svdprune_ext-*.dist-info' -print -quit 2> /dev/null)
 export PYTHONPATH="$PWD${metadata:+:$PWD/$(dirname "$metadata")}${PYTHONPATH:+:$PYTHONPATH}"
 export XLA_PYTHON_CLIENT_PREALLOCATE=false # JAX, where it is there, leaves memory to the others
-# The tests skip what a GPU is missing for: that must not pass for success.
 stage backend 20 build.log "$PYTHON" -c '
 import torch, svdprune_ext
 assert torch.cuda.is_available(), "torch sees no GPU"
@@ -85,7 +108,8 @@ print(svdprune_ext.prune(torch.randn(2, 64, 96, device="cuda"), 4).indices)'
 
 if [[ $what != bench ]]; then
   stage tests 95 tests.log "$PYTHON" -m pytest -p no:cacheprovider -rs --junitxml "$OUT/tests.xml" \
-    python_tests/test_cuda.py python_tests/test_cuda_tridiag.py python_tests/test_cuda_runtime.py \
+    -k "not emulated" python_tests/test_cuda.py python_tests/test_cuda_pytorch.py \
+    python_tests/test_cuda_tridiag.py python_tests/test_cuda_pivoted.py python_tests/test_cuda_runtime.py \
     python_tests/test_rater_cuda.py python_tests/test_arrays.py python_tests/test_load.py
   sanitize memcheck 45 --report-api-errors no
   sanitize racecheck 40 --kernel-name kns=svdprune
@@ -95,18 +119,5 @@ if [[ $what != tests ]]; then
   stage prefill 60 bench.log "$PYTHON" -m bench.bench_prefill --json "$parts/prefill.json" --budget 20
 fi
 
-{
-  echo "# GPU run ($what)"
-  echo
-  echo "| stage | verdict | seconds |"
-  echo "| --- | --- | ---: |"
-  while IFS=$'\t' read -r name verdict seconds; do
-    echo "| $name | $verdict | $seconds |"
-  done < "$parts/stages.tsv"
-} > "$OUT/summary.md"
-if ! timeout 15 "$PYTHON" -m bench.gpu_result --out "$OUT" --parts "$parts" 2> "$parts/error"; then
-  printf '\nNo gpu.json: %s\n' "$(tail -n 1 "$parts/error")" >> "$OUT/summary.md"
-  failed=1
-fi
-cat "$OUT/summary.md"
+summary
 exit "$failed"

@@ -14,6 +14,15 @@ import svdprune_ext as svdprune
 
 OPS = ["leverage_scores", "prune", "prune_adaptive", "prune_varlen"]
 OPS += [f"{name} tridiag" for name in OPS]
+FEW = {
+    "gaussian",
+    "batch",
+    "more_tokens",
+    "zeros",
+    "explicit_rank",
+    "float64",
+    "bfloat16",
+}  # samples
 every_op = pytest.mark.parametrize("name", OPS)
 
 

@@ -6,7 +6,8 @@ import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from ctypes import Structure, byref, c_double, c_int, c_int64, c_void_p
 from functools import cache
@@ -23,7 +24,7 @@ SOURCES = (
     "rater_rows",
 )
 EXPORTED = (
-    *("device", "pass_on", "gram_fused", "eig_select", "pivot", "pivot_float64"),
+    *("pass_on", "gram_fused", "eig_select", "pivot", "pivot_float64"),
     *("feature_means", "largest_magnitude", "pack", "leverage", "select", "gather"),
     "rater_scores",
 )
@@ -37,26 +38,49 @@ def cuda_headers() -> Path | None:
     return next((r / "include" for r in roots if (r / "include/cuda_fp16.h").exists()), None)
 
 
-def build(folder: Path) -> Path:
-    """Compiles the kernels for the CPU."""
-    library = folder / "emulated.so"
-    sources = [KERNELS / f"{name}.cu" for name in SOURCES]
+def compile_objects(
+    folder: Path, sources: Iterable[Path], options: Sequence[str | Path] = ()
+) -> list[Path]:
+    """Compiles C++ and CUDA sources for the CPU, side by side."""
+
+    def compile_one(source: Path) -> Path:
+        target = folder / f"{source.name}.o"
+        subprocess.run(
+            [
+                *(os.environ.get("CXX", "c++"), "-std=c++20", "-O1", "-fPIC"),
+                *("-DSVDPRUNE_EMULATED", "-include", HERE / "emulation/executor.h", *options),
+                *("-isystem", cuda_headers(), "-x", "c++", "-c", source, "-o", target),
+            ],
+            check=True,
+        )
+        return target
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        return list(pool.map(compile_one, sources))
+
+
+def link(library: Path, objects: Iterable[Path], options: Sequence[str | Path] = ()) -> None:
+    """Links a library that needs nothing but what it is told of."""
     subprocess.run(
         [
-            *(
-                os.environ.get("CXX", "c++"),
-                "-std=c++20",
-                "-O1",
-                "-fPIC",
-                "-shared",
-                "-DSVDPRUNE_EMULATED",
-            ),
-            *("-include", HERE / "emulation/executor.h", "-isystem", cuda_headers()),
-            *("-x", "c++", *sources, HERE / "emulation/kernels.cpp", "-o", library),
+            *(os.environ.get("CXX", "c++"), "-shared", "-Wl,--no-undefined"),
+            f"-Wl,--version-script={HERE / 'emulation/exports.map'}",
+            *(*objects, *options, "-o", library),
         ],
         check=True,
     )
-    return library
+
+
+def build_kernels(folder: Path) -> None:
+    """Objects of the kernels, with the runtime that launches them."""
+    sources = [KERNELS / f"{name}.cu" for name in SOURCES]
+    compile_objects(folder, [*sources, HERE / "emulation/cudart.cpp"])
+
+
+def build(folder: Path, kernels: list[Path]) -> None:
+    """The library of the kernels, emulated.so."""
+    objects = compile_objects(folder, [HERE / "emulation/kernels.cpp"])
+    link(folder / "emulated.so", [*kernels, *objects])
 
 
 class _Images(Structure):
@@ -257,7 +281,7 @@ def pass_on(
 @contextmanager
 def device(library: Path, *, backwards: bool = False, clusters: bool = True) -> Iterator[None]:
     """Sets the order that threads run in, and whether the device has clusters."""
-    emulated = _load(library)
+    emulated = ctypes.CDLL(str(library))
     emulated.emulated_device(ctypes.c_bool(backwards), ctypes.c_bool(clusters))
     try:
         yield

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STUB = """#!/bin/sh
 case "$*" in
   *bench.gpu_result*) exec {python} "$@" ;;
+  *get_device_capability*) echo "{gpu}" >&2; test -z "{gpu}"; exit ;;
 esac
 echo "python $*" >> {calls}
 exit {status}
@@ -24,12 +25,13 @@ TEST_STAGES = ["build", "backend", "tests", "memcheck", "racecheck"]
 BENCH_STAGES = ["build", "backend", "micro-benchmarks", "prefill"]
 
 
-def run_gpu(tmp_path, *arguments, status=0, sanitizer=True):
+def run_gpu(tmp_path, *arguments, status=0, sanitizer=True, gpu_error=""):
     calls, bin_, out = tmp_path / "calls", tmp_path / "bin", tmp_path / "out"
     bin_.mkdir()
     scripts = {"python-stub": STUB, **({"compute-sanitizer": SANITIZER} if sanitizer else {})}
     for name, script in scripts.items():
-        (bin_ / name).write_text(script.format(python=sys.executable, calls=calls, status=status))
+        fields = {"python": sys.executable, "calls": calls, "status": status, "gpu": gpu_error}
+        (bin_ / name).write_text(script.format(**fields))
         (bin_ / name).chmod(0o755)
     environment = {
         **os.environ,
@@ -76,6 +78,17 @@ def test_run_gpu_runs_a_part(tmp_path, what, stages):
     assert any("-m pip install --no-build-isolation --no-deps" in call for call in calls)
     assert any("bench.bench_prefill" in call for call in calls) == (what == "bench")
     assert any("sanitizer --tool racecheck" in call for call in calls) == (what == "tests")
+
+
+def test_run_gpu_stops_where_there_is_no_gpu(tmp_path):
+    done, out, calls = run_gpu(tmp_path, gpu_error="RuntimeError: Found no NVIDIA driver")
+    assert done.returncode == 1
+    why = "FAILED: torch cannot use one: RuntimeError: Found no NVIDIA driver"
+    summary = (out / "summary.md").read_text()
+    assert [line for line in summary.splitlines() if line.startswith("|")][2:] == [
+        f"| GPU | {why} | 0 |"
+    ]
+    assert calls == []
 
 
 def test_run_gpu_says_that_the_sanitizer_is_missing(tmp_path):

@@ -1,17 +1,29 @@
 // Stage 2 of 5, spectrum, on cuSOLVER: one batched call for every batch size, where
-// torch.linalg.eigh loops over the images (pytorch issues 174674, 175585).
+// torch.linalg.eigh loops over the images (pytorch issues 174674, 175585). A batch beyond cuSOLVER's limit of
+// one call takes several.
 
 #include "linear_algebra.h"
 
+#include <algorithm>
 #include <map>
 #include <mutex>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+// What cusolverDnXsyevBatched takes in one call, in numbers n * n * images. python_tests/emulation has a
+// smaller one, lest it take a test gigabytes to get there.
+#ifndef SVDPRUNE_MOST_EIGENPROBLEM
+#define SVDPRUNE_MOST_EIGENPROBLEM 2147483647
+#endif
+
 namespace svdprune::cuda {
 
 namespace {
+
+int64_t images_per_call(int64_t images, int64_t n) {
+  return std::clamp<int64_t>(SVDPRUNE_MOST_EIGENPROBLEM / (n * n), 1, images);
+}
 
 void check(cusolverStatus_t status, const char* call) {
   if (status != CUSOLVER_STATUS_SUCCESS) {
@@ -82,22 +94,36 @@ SolverHandle& solver_on(int device, cudaStream_t stream) {
 
 Workspace spectrum_workspace(SolverHandle& solver, int64_t images, int64_t n, cudaDataType type,
                              void* matrices, void* eigenvalues) {
-  Workspace sizes{};
-  check(cusolverDnXsyevBatched_bufferSize(
-            solver.handle, solver.params, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_LOWER, n, type,
-            matrices, n, type, eigenvalues, type, &sizes.device_bytes, &sizes.host_bytes, images),
-        "cusolverDnXsyevBatched_bufferSize");
-  return sizes;
+  const int64_t most = images_per_call(images, n);
+  Workspace largest{};
+  for (const int64_t count : {most, images % most}) {
+    Workspace sizes{};
+    if (count > 0) {
+      check(cusolverDnXsyevBatched_bufferSize(solver.handle, solver.params,
+                                              CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_LOWER, n,
+                                              type, matrices, n, type, eigenvalues, type,
+                                              &sizes.device_bytes, &sizes.host_bytes, count),
+            "cusolverDnXsyevBatched_bufferSize");
+    }
+    largest.device_bytes = std::max(largest.device_bytes, sizes.device_bytes);
+    largest.host_bytes = std::max(largest.host_bytes, sizes.host_bytes);
+  }
+  return largest;
 }
 
 void launch_spectrum(SolverHandle& solver, int64_t images, int64_t n, cudaDataType type,
                      void* matrices, void* eigenvalues, void* device_workspace,
                      void* host_workspace, Workspace sizes, int* info) {
-  check(cusolverDnXsyevBatched(solver.handle, solver.params, CUSOLVER_EIG_MODE_VECTOR,
-                               CUBLAS_FILL_MODE_LOWER, n, type, matrices, n, type, eigenvalues,
-                               type, device_workspace, sizes.device_bytes, host_workspace,
-                               sizes.host_bytes, info, images),
-        "cusolverDnXsyevBatched");
+  const int64_t most = images_per_call(images, n), width = type == CUDA_R_64F ? 8 : 4;
+  for (int64_t first = 0; first < images; first += most) {
+    check(cusolverDnXsyevBatched(solver.handle, solver.params, CUSOLVER_EIG_MODE_VECTOR,
+                                 CUBLAS_FILL_MODE_LOWER, n, type,
+                                 static_cast<char*>(matrices) + first * n * n * width, n, type,
+                                 static_cast<char*>(eigenvalues) + first * n * width, type,
+                                 device_workspace, sizes.device_bytes, host_workspace,
+                                 sizes.host_bytes, info + first, std::min(most, images - first)),
+          "cusolverDnXsyevBatched");
+  }
 }
 
 }  // namespace svdprune::cuda

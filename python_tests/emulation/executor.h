@@ -41,8 +41,9 @@ constexpr size_t kLaneBytes = 64;  // that a lane can show to its warp
 constexpr size_t kSharedMargin = 1024;
 
 // Settings of the device.
-inline bool reversed = false;  // the order that threads run in
-inline bool clusters = true;   // whether it has them
+inline bool reversed = false;          // the order that threads run in
+inline bool clusters = true;           // whether it has them
+inline cudaStream_t stream = nullptr;  // the current one
 
 // A thread that has returned is no longer a member.
 struct Barrier {

@@ -83,9 +83,6 @@ T atomicAdd(T* address, T value) {
   return std::exchange(*address, *address + value);
 }
 
-#define cudaMemsetAsync(pointer, value, bytes, stream) \
-  (static_cast<void>(stream), std::memset(pointer, value, bytes))
-
 namespace svdprune::cuda {
 
 inline unsigned char* dynamic_shared() {
@@ -127,16 +124,24 @@ inline bool clusters_supported() {
   return emulation::clusters;
 }
 
-template <class... Parameters, class... Arguments>
-void launch(const char*, void (*kernel)(Parameters...), dim3 grid, dim3 block, cudaStream_t,
-            const Arguments&... arguments) {
-  emulation::run_grid(kernel, grid, block, 1, 0, arguments...);
+template <class... Parameters>
+bool cluster_fits(void (*)(Parameters...), dim3 block, ClusterShape shape) {
+  return emulation::clusters && shape.size <= 16 && block.x <= 1024;
 }
 
 template <class... Parameters, class... Arguments>
 void launch_clusters(const char*, void (*kernel)(Parameters...), dim3 grid, dim3 block,
-                     ClusterShape shape, cudaStream_t, const Arguments&... arguments) {
+                     ClusterShape shape, cudaStream_t stream, const Arguments&... arguments) {
+  if (stream != emulation::stream) {
+    emulation::fail("not launched on the current stream");
+  }
   emulation::run_grid(kernel, grid, block, shape.size, shape.shared_bytes, arguments...);
+}
+
+template <class... Parameters, class... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+            cudaStream_t stream, const Arguments&... arguments) {
+  launch_clusters(name, kernel, grid, block, {1, 0}, stream, arguments...);
 }
 
 }  // namespace svdprune::cuda

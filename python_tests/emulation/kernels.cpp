@@ -32,12 +32,6 @@ static void pass_on_kernel(int64_t* received, int64_t* sums) {
 
 extern "C" {
 
-// The device that is emulated: the order its threads run in, and whether it has clusters.
-void emulated_device(bool reversed, bool clusters) {
-  emulation::reversed = reversed;
-  emulation::clusters = clusters;
-}
-
 void emulated_pass_on(int blocks, int threads, int cluster, int64_t* received, int64_t* sums) {
   svdprune::cuda::launch_clusters("pass_on_kernel", pass_on_kernel, blocks, threads,
                                   {static_cast<unsigned>(cluster), threads * sizeof(int64_t)},

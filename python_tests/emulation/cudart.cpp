@@ -1,0 +1,62 @@
+// The calls of CUDA's runtime that the backend makes, whose device memory is the host's here. That there are no
+// others - no cudaMalloc above all, since memory comes from torch - the linker sees to.
+
+#include "executor.h"
+#include "host/standins.h"
+
+using standins::state;
+
+// Work goes to the stream that is current.
+static void check_stream(cudaStream_t stream) {
+  if (stream != emulation::stream) {
+    emulation::fail("not on the current stream");
+  }
+}
+
+extern "C" {
+
+// The device that is emulated: the order its threads run in, and whether it has clusters.
+void emulated_device(bool reversed, bool clusters) {
+  emulation::reversed = reversed;
+  emulation::clusters = clusters;
+}
+
+cudaError_t cudaMemsetAsync(void* pointer, int value, size_t bytes, cudaStream_t stream) {
+  check_stream(stream);
+  std::memset(pointer, value, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind,
+                            cudaStream_t stream) {
+  check_stream(stream);
+  ++state.copies;
+  std::memcpy(to, from, bytes);
+  return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  check_stream(stream);
+  ++state.waits;
+  return cudaSuccess;
+}
+
+cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+
+// Those of sm_90.
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  switch (attribute) {
+    case cudaDevAttrClusterLaunch:
+      *value = emulation::clusters;
+      return cudaSuccess;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = 227 * 1024;
+      return cudaSuccess;
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+}

@@ -1,0 +1,136 @@
+"""How the host files of the CUDA backend use its libraries, and what they do when one fails: emulated."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import emulated
+import pytest
+import torch
+from agreement import assert_agrees
+from cuda_calls import assert_same_bits
+from emulated_backend import MOST_EIGENPROBLEM
+from samples import gaussian
+
+import svdprune_ext as svdprune
+
+pytestmark = pytest.mark.parametrize("backend", ["emulated"], indirect=True)
+EIGH = {"solver": "eigh"}
+
+
+def test_an_image_that_does_not_converge_is_marked(backend):
+    x = gaussian(3, 20, 28)
+    good = svdprune.prune(x, 6)
+    backend.state.failing_image = 1
+    tokens, indices, scores, rank = svdprune.prune(x, 6)
+    assert rank[1] == -1
+    assert scores[1].isnan().all()
+    assert indices[1].tolist() == [0, 1, 2, 3, 4, 5]
+    assert torch.equal(tokens[1], x[1, :6])
+    for b in (0, 2):
+        assert_same_bits([t[b] for t in (tokens, indices, scores, rank)], [t[b] for t in good])
+
+
+@pytest.mark.parametrize(
+    ("name", "status", "message"),
+    [
+        # CUBLAS_STATUS_EXECUTION_FAILED, CUSOLVER_STATUS_INTERNAL_ERROR
+        (
+            "refused_multiply",
+            13,
+            "svdprune: cublasGemmStridedBatchedEx failed: the function failed",
+        ),
+        ("refused_solve", 7, "svdprune: cusolverDnXsyevBatched failed with cuSOLVER status 7"),
+    ],
+)
+def test_a_call_that_a_library_refuses_raises(backend, name, status, message):
+    x = gaussian(20, 28)
+    setattr(backend.state, name, status)
+    with pytest.raises(RuntimeError, match=message):
+        svdprune.prune(x, 6)
+    setattr(backend.state, name, 0)
+    assert svdprune.prune(x, 6).rank > 0  # the device's guard and the handle's mode were put back
+
+
+@pytest.mark.parametrize("shape", [(13, 31, 34), (9, 50, 40)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_batch_beyond_one_call_of_the_eigensolver_takes_several(backend, shape, dtype):
+    images, side = shape[0], min(shape[1:])
+    calls = -(-images // (MOST_EIGENPROBLEM // side**2))
+    assert calls > 1
+    x = gaussian(*shape, dtype=dtype)
+    out = svdprune.prune(x, 6)
+    assert backend.state.solves == calls
+    assert_agrees(x, out.scores, out.rank, out.indices, options=EIGH)
+
+
+def test_a_thread_makes_one_handle_and_leaves_it_to_the_next(backend):
+    x = gaussian(20, 28)
+    expected = svdprune.prune(x, 6)
+    made = backend.state.solvers
+
+    def twice():
+        return [svdprune.prune(x, 6) for _ in range(2)]
+
+    for _ in range(3):  # a thread after the other: the emulation runs one kernel at a time
+        with ThreadPoolExecutor(1) as thread:
+            for got in thread.submit(twice).result():
+                assert_same_bits(got, expected)
+    assert backend.state.solvers - made <= 1
+
+
+def test_without_clusters_eigh_stands_in(backend, emulated_operators):
+    x = gaussian(12, 28)
+    assert svdprune.diagnose(x, solver="tridiag").solver == ["tridiag"]
+    with emulated.device(emulated_operators, clusters=False):
+        assert svdprune.diagnose(x, solver="tridiag").solver == ["eigh"]
+        got = svdprune.prune(x, 6, solver="tridiag")
+    assert_same_bits(got, svdprune.prune(x, 6, solver="eigh"))
+
+
+ENVIRONMENT_SCRIPT = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+from emulated_backend import in_place_of_the_operators
+from samples import gaussian
+
+import svdprune_ext as svdprune
+
+x = gaussian(3, 10, 14)
+with in_place_of_the_operators(Path(sys.argv[2])) as state:
+    svdprune.prune(x, 3)
+    print(state.waits, state.copies, state.tf32_products)
+    svdprune.prune(x[:, :, :8].double(), 3)
+    print(state.tf32_products)
+    state.failing_image = 2
+    for call in (
+        lambda: svdprune.prune(x, 3),
+        lambda: svdprune.leverage_scores(x[0] * float("nan")),
+    ):
+        try:
+            call()
+        except ValueError as error:
+            print(error)
+"""
+
+
+def test_settings_of_the_environment(backend, emulated_operators):
+    done = subprocess.run(
+        [sys.executable, "-c", ENVIRONMENT_SCRIPT, Path(__file__).parent, emulated_operators],
+        env={**os.environ, "SVDPRUNE_DEBUG_SYNC": "1", "SVDPRUNE_ALLOW_TF32": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=100,
+    )
+    must = "x must be finite and its eigendecomposition converge, got NaN, Inf or no convergence in"
+    assert done.stdout.splitlines() == [
+        "1 1 1",  # waits, copies, products in TF32
+        "1",  # of float64, none
+        f"svdprune::prune: {must} image 2 of x",
+        f"svdprune::leverage_scores: {must} x",
+    ]
