@@ -39,6 +39,6 @@ def refuse(method: DecoderMethod, decoder: Any, cache: Any, counts: list[list[in
         )
     if any(vision and not text for _, vision, text in counts):
         raise ValueError(
-            f"svdprune_ext: a prompt must have text after its last image for {method.name}, and be handed over "
-            "in one piece (prefill_chunk_size left out)"
+            f"svdprune_ext: a prompt must have text after its last image for {method.name}, and be handed "
+            "over in one piece (prefill_chunk_size left out)"
         )
