@@ -1,4 +1,4 @@
-"""``rater_scores`` on a GPU: against the oracle, and captured in a CUDA graph."""
+"""``rater_scores``, also by head, on a GPU: against the oracle, and captured in a CUDA graph."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from rater_samples import error_bound, rater_sample, rater_samples
 from torch.library import opcheck
 
 import svdprune_ext as svdprune
-from svdprune_ext.reference import oracle_rater_scores
+from svdprune_ext.reference import oracle_rater_scores, oracle_rater_scores_by_head
 
 pytestmark = needs_cuda
 every_sample = pytest.mark.parametrize("sample", rater_samples(), ids=str)
@@ -28,6 +28,20 @@ def test_every_sample_agrees_with_the_oracle(sample):
         assert got.is_cuda
         torch.testing.assert_close(got.cpu().double(), wanted, rtol=bound, atol=1e-12)
     assert_same_bits(svdprune.rater_scores(*moved, **with_options), out)
+
+
+@pytest.mark.parametrize("sample", [s for s in rater_samples() if s.weights is None], ids=str)
+def test_every_sample_agrees_with_the_oracle_by_head(sample):
+    tensors, options = sample.make()
+    options["divisor"] = torch.rand(1, tensors[2].shape[1], tensors[3].shape[1]) + 0.25
+    if tensors[0].dtype == torch.float64:
+        options["divisor"] = options["divisor"].double()
+    moved, with_options = on_device(tensors, options)
+    out = svdprune.rater_scores_by_head(*moved, **with_options)
+    wanted = oracle_rater_scores_by_head(*tensors, **options)
+    bound = error_bound(*tensors[:2], options.get("scale"))
+    torch.testing.assert_close(out.cpu().double(), wanted, rtol=bound, atol=1e-12)
+    assert torch.equal(svdprune.rater_scores_by_head(*moved, **with_options), out)
 
 
 @pytest.mark.parametrize("name", ["padded_left", "some_heads", "bfloat16"])
