@@ -1,10 +1,11 @@
-"""Pruning within the decoder on static caches, and in compiled programs."""
+"""Pruning within the decoder on static caches, and what of compiled programs and masks is refused."""
 
 import functools
 
 import pytest
 import torch
 from test_in_decoder_oracle import METHODS, generate, holds, model_of
+from tiny_configs import TINY
 from tiny_vlms import batch
 
 import svdprune_ext
@@ -102,3 +103,21 @@ def test_masks_of_causal_attention_are_taken_and_others_are_refused():
         causal[:, :, 20, 22] = True
         with pytest.raises(ValueError, match="attention_mask must be None, "):
             model(**{**inputs, "attention_mask": causal})
+
+
+def test_programs_and_checkpoints_are_refused():
+    model = TINY["LlavaForConditionalGeneration"].build()
+    inputs = batch(model, *ONE)
+    arguments = {"method": "fastv", "keep": 4, "options": {"layer": 1}}
+    with svdprune_ext.apply(model, **arguments):
+        torch._dynamo.reset()
+        with (
+            pytest.raises(
+                torch._dynamo.exc.TorchDynamoException, match="fastv drops vision tokens"
+            ),
+            torch.no_grad(),
+        ):
+            torch.compile(model, fullgraph=True, backend="eager")(**inputs)
+        model.train().get_decoder().gradient_checkpointing = True
+        with pytest.raises(ValueError, match="does not go with gradient checkpointing"):
+            model(**inputs)

@@ -22,7 +22,7 @@ from svdprune_ext.in_decoder.method import DecoderMethod, Prompt, Scores
 from svdprune_ext.in_decoder.places import mask_of, places_of, rows_at
 from svdprune_ext.in_decoder.recycling import recycled_rows
 from svdprune_ext.models.decoder import DecoderSide
-from svdprune_ext.models.depth_limits import refuse
+from svdprune_ext.models.depth_limits import refuse, refuse_programs
 from svdprune_ext.models.depth_record import InDecoder
 from svdprune_ext.models.layer_slots import (
     Behind,
@@ -130,6 +130,7 @@ class DepthSide:
         self._begin(kwargs, vision.to(embeds.device), slots)
 
     def _begin(self, kwargs: dict[str, Any], vision: Tensor, noted: Slots | None) -> None:
+        refuse_programs(self._method)
         embeds, cache = kwargs["inputs_embeds"], kwargs.get("past_key_values")
         mask, new = kwargs.get("attention_mask"), embeds.shape[1]
         past = 0 if cache is None else int(cache.get_seq_length())
