@@ -53,4 +53,10 @@ STABLE_TORCH_LIBRARY(svdprune, m) {
       "rater_scores(Tensor q, Tensor k, Tensor raters, Tensor visual, Tensor? mask=None, "
       "Tensor? head_weights=None, *, bool causal=True, float? scale=None) "
       "-> (Tensor scores, Tensor attention, Tensor head_mass)");
+
+  // The same of each head, over all raters: scores [B, H, N], the attention of a rater to a key divided by
+  // divisor [B or 1, R, N] before the mean over the raters is taken.
+  m.def(
+      "rater_scores_by_head(Tensor q, Tensor k, Tensor raters, Tensor visual, Tensor? mask=None, "
+      "Tensor? divisor=None, *, bool causal=True, float? scale=None) -> Tensor scores");
 }

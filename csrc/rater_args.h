@@ -89,8 +89,7 @@ inline Heads heads_of(const Tensor& t) {
 
 inline RaterArgs checked_rater_args(const char* op, const Tensor& q, const Tensor& k,
                                     const Tensor& raters, const Tensor& visual,
-                                    const std::optional<Tensor>& mask,
-                                    const std::optional<Tensor>& head_weights, bool causal,
+                                    const std::optional<Tensor>& mask, bool causal,
                                     std::optional<double> scale) {
   check_queries_and_keys(op, q, k, causal);
   check_positions(op, "raters", "[B, R]", raters, q);
@@ -98,18 +97,6 @@ inline RaterArgs checked_rater_args(const char* op, const Tensor& q, const Tenso
   const RaterMask checked = checked_mask(op, mask, q, k);
   if (scale && !std::isfinite(*scale)) {
     refuse(op, "scale must be finite, got ", *scale);
-  }
-  if (head_weights) {
-    if (head_weights->scalar_type() != ScalarType::Float) {
-      refuse(op, "head_weights must be float32, got ",
-             torch::headeronly::toString(head_weights->scalar_type()));
-    }
-    if (head_weights->dim() != 2 || head_weights->size(0) != q.size(0) ||
-        head_weights->size(1) != q.size(1)) {
-      refuse(op, "head_weights must be [B, H] = [", q.size(0), ", ", q.size(1), "], got shape ",
-             shape_of(*head_weights));
-    }
-    check_on_device_of_q(op, "head_weights", *head_weights, q);
   }
   return {.prompts = q.size(0),
           .heads = q.size(1),
@@ -124,6 +111,42 @@ inline RaterArgs checked_rater_args(const char* op, const Tensor& q, const Tenso
           .mask = checked,
           .causal = causal,
           .scale = scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))))};
+}
+
+inline void check_head_weights(const char* op, const std::optional<Tensor>& head_weights,
+                               const Tensor& q) {
+  if (!head_weights) {
+    return;
+  }
+  if (head_weights->scalar_type() != ScalarType::Float) {
+    refuse(op, "head_weights must be float32, got ",
+           torch::headeronly::toString(head_weights->scalar_type()));
+  }
+  if (head_weights->dim() != 2 || head_weights->size(0) != q.size(0) ||
+      head_weights->size(1) != q.size(1)) {
+    refuse(op, "head_weights must be [B, H] = [", q.size(0), ", ", q.size(1), "], got shape ",
+           shape_of(*head_weights));
+  }
+  check_on_device_of_q(op, "head_weights", *head_weights, q);
+}
+
+// What rater_scores_by_head divides by.
+inline void check_divisor(const char* op, const std::optional<Tensor>& divisor,
+                          const RaterArgs& args, const Tensor& q) {
+  if (!divisor) {
+    return;
+  }
+  const ScalarType dtype = score_dtype(q);
+  if (divisor->scalar_type() != dtype) {
+    refuse(op, "divisor must be ", torch::headeronly::toString(dtype), ", got ",
+           torch::headeronly::toString(divisor->scalar_type()));
+  }
+  if (divisor->dim() != 3 || (divisor->size(0) != args.prompts && divisor->size(0) != 1) ||
+      divisor->size(1) != args.raters || divisor->size(2) != args.columns) {
+    refuse(op, "divisor must be [B or 1, R, N] = [", args.prompts, ", ", args.raters, ", ",
+           args.columns, "], got shape ", shape_of(*divisor));
+  }
+  check_on_device_of_q(op, "divisor", *divisor, q);
 }
 
 }  // namespace svdprune

@@ -21,12 +21,12 @@ KERNELS = HERE.parent / "csrc" / "cuda"
 MARGIN = 64  # numbers, on either side of an output
 SOURCES = (
     *("pack", "gram_fused", "leverage", "select", "pivot", "gather", "eig_select"),
-    "rater_rows",
+    *("rater_rows", "rater_heads"),
 )
 EXPORTED = (
     *("pass_on", "gram_fused", "eig_select", "pivot", "pivot_float64"),
     *("feature_means", "largest_magnitude", "pack", "leverage", "select", "gather"),
-    "rater_scores",
+    *("rater_scores", "rater_scores_by_head"),
 )
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 

@@ -1,4 +1,4 @@
-"""``rater_scores`` with its CUDA kernels run on the CPU."""
+"""``rater_scores`` and ``rater_scores_by_head`` with their CUDA kernels run on the CPU."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ class _Call(Structure):
     _fields_ = (
         ("args", _Args),
         ("dtype", c_int),
-        *((name, c_void_p) for name in ("raters", "visual", "head_weights")),
+        *((name, c_void_p) for name in ("raters", "visual", "head_weights", "divisor")),
+        ("divisor_stride", c_int64),
         *((name, c_void_p) for name in ("rows", "masses", "scores", "attention", "head_mass")),
     )
 
@@ -65,6 +66,42 @@ class _Outputs:
             assert whole[-MARGIN:].isnan().all(), "written outside"
 
 
+def _call(
+    q: Tensor,
+    k: Tensor,
+    raters: Tensor,
+    visual: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+    scale: float | None,
+) -> _Call:
+    b, h, queries, d = q.shape
+    args = _Args(
+        *(b, h, k.shape[1], queries, k.shape[2], d, raters.shape[1], visual.shape[1]),
+        _Heads(q.data_ptr(), *q.stride()),
+        _Heads(k.data_ptr(), *k.stride()),
+        _mask(mask),
+        causal,
+        d**-0.5 if scale is None else scale,
+    )
+    return _Call(args, DTYPES.index(q.dtype), _pointer(raters), _pointer(visual))
+
+
+def _launched(
+    library: Path, name: str, call: _Call, shapes: dict[str, tuple[int, ...]], backwards: bool
+) -> dict[str, Tensor]:
+    """Scratch and results of a launch, by name."""
+    outputs = _Outputs()
+    dtype = torch.float64 if DTYPES[call.dtype] == torch.float64 else torch.float32
+    made = {key: outputs.make(*shape, dtype=dtype) for key, shape in shapes.items()}
+    for key, tensor in made.items():
+        setattr(call, key, tensor.data_ptr())
+    with device(library, backwards=backwards):
+        getattr(_load(library), f"emulated_{name}")(byref(call))
+    outputs.check()
+    return made
+
+
 def rater_scores(
     library: Path,
     q: Tensor,
@@ -79,33 +116,37 @@ def rater_scores(
     backwards: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The launch of csrc/cuda/launch.h on CPU tensors: scores, attention, head_mass."""
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    b, h, queries, d = q.shape
-    r, n = raters.shape[1], visual.shape[1]
-    args = _Args(
-        *(b, h, k.shape[1], queries, k.shape[2], d, r, n),
-        _Heads(q.data_ptr(), *q.stride()),
-        _Heads(k.data_ptr(), *k.stride()),
-        _mask(mask),
-        causal,
-        d**-0.5 if scale is None else scale,
-    )
-    call = _Call(
-        args, DTYPES.index(q.dtype), _pointer(raters), _pointer(visual), _pointer(head_weights)
-    )
-    emulated, outputs = _load(library), _Outputs()
-    tiles = emulated.emulated_rater_tiles(byref(call))
+    call = _call(q, k, raters, visual, mask, causal, scale)
+    call.head_weights = _pointer(head_weights)
+    (b, h), r, n = q.shape[:2], raters.shape[1], visual.shape[1]
     shapes = {
         "rows": (b, h, r, 2),
-        "masses": (b, h, tiles),
+        "masses": (b, h, _load(library).emulated_rater_tiles(byref(call))),
         "scores": (b, n),
         "attention": (b, r, n),
         "head_mass": (b, h),
     }
-    made = {name: outputs.make(*shape, dtype=dtype) for name, shape in shapes.items()}
-    for name, tensor in made.items():
-        setattr(call, name, tensor.data_ptr())
-    with device(library, backwards=backwards):
-        emulated.emulated_rater_scores(byref(call))
-    outputs.check()
+    made = _launched(library, "rater_scores", call, shapes, backwards)
     return made["scores"], made["attention"], made["head_mass"]
+
+
+def rater_scores_by_head(
+    library: Path,
+    q: Tensor,
+    k: Tensor,
+    raters: Tensor,
+    visual: Tensor,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = True,
+    scale: float | None = None,
+    divisor: Tensor | None = None,
+    backwards: bool = False,
+) -> Tensor:
+    """The other launch: scores [B, H, N]."""
+    call = _call(q, k, raters, visual, mask, causal, scale)
+    (b, h), r, n = q.shape[:2], raters.shape[1], visual.shape[1]
+    call.divisor = _pointer(divisor)
+    call.divisor_stride = r if divisor is not None and len(divisor) > 1 else 0
+    shapes = {"rows": (b, h, r, 2), "scores": (b, h, n)}
+    return _launched(library, "rater_scores_by_head", call, shapes, backwards)["scores"]

@@ -12,7 +12,7 @@ from svdprune_ext import cli
 
 OPERATORS = (
     *("leverage_scores", "diagnose", "prune", "prune_adaptive", "prune_varlen"),
-    "rater_scores",
+    *("rater_scores", "rater_scores_by_head"),
 )
 INT = torch.int64
 # make(shape, [dtype]): zeros on one device, of x's dtype where none is given.
@@ -25,10 +25,13 @@ CALLS = {
     "prune_varlen": lambda make: svdprune.prune_varlen(
         make(0, 56), make(4, dtype=INT), make(4, dtype=INT), total_keep=0, max_seqlen=0
     ),
-    "rater_scores": lambda make: svdprune.rater_scores(
-        make(2, 4, 9, 8), make(2, 2, 12, 8), make(2, 5, dtype=INT), make(2, 7, dtype=INT)
-    ),
+    "rater_scores": lambda make: svdprune.rater_scores(*attention(make)),
+    "rater_scores_by_head": lambda make: (svdprune.rater_scores_by_head(*attention(make)),),
 }
+
+
+def attention(make):
+    return make(2, 4, 9, 8), make(2, 2, 12, 8), make(2, 5, dtype=INT), make(2, 7, dtype=INT)
 
 
 @pytest.mark.parametrize("name", CALLS)

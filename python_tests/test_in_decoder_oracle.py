@@ -78,10 +78,10 @@ def generate(model, inputs, **options):
     return out.sequences[:, -NEW:], torch.stack(out.logits, 1)
 
 
-def holds(model, inputs, arguments, name):
+def holds(model, inputs, arguments, name, **options):
     unpruned = generate(model, inputs)[1]
     with svdprune_ext.apply(model, **arguments) as handle:
-        tokens, logits = generate(model, inputs)
+        tokens, logits = generate(model, inputs, **options)
         last = handle.last.decoder
     for row in range(len(tokens)):
         if not (inputs["input_ids"][row] == IMAGE).any():

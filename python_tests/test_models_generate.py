@@ -55,7 +55,7 @@ def test_a_static_cache_can_be_reset_and_used_again(model):
     from transformers import StaticCache
 
     inputs, other = batch(model, (3, "image", 5)), batch(model, (7, "image", 2), seed=5)
-    options = {"disable_compile": True}
+    text, options = batch(model, (9,)), {"disable_compile": True}
     cache = StaticCache(config=model.config.get_text_config(), max_cache_len=64)
     with svdprune_ext.apply(model, keep=5):
         first = generated(model, inputs, past_key_values=cache, **options)
@@ -63,6 +63,9 @@ def test_a_static_cache_can_be_reset_and_used_again(model):
         second = generated(model, other, past_key_values=cache, **options)
         assert torch.equal(first, generated(model, inputs))
         assert torch.equal(second, generated(model, other))
+        cache.reset()
+        third = generated(model, text, past_key_values=cache, **options)
+        assert torch.equal(third, generated(model, text))
 
 
 def test_a_copied_cache_goes_its_own_way(model):

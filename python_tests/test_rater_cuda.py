@@ -1,4 +1,4 @@
-"""``rater_scores`` of the CUDA backend: on a GPU, where a graph captures it, and emulated."""
+"""``rater_scores``, also by head, of the CUDA backend: on a GPU, where a graph captures it, and emulated."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from rater_samples import error_bound, rater_sample, rater_samples
 from torch.library import opcheck
 
 import svdprune_ext as svdprune
-from svdprune_ext.reference import oracle_rater_scores
+from svdprune_ext.reference import oracle_rater_scores, oracle_rater_scores_by_head
 
 
 def on_gpu(tensors, options):
@@ -31,6 +31,21 @@ def test_every_sample_agrees_with_the_oracle(backend, sample):
         assert got.device.type == backend.device
         torch.testing.assert_close(got.cpu().double(), wanted, rtol=bound, atol=1e-12)
     assert_same_bits(svdprune.rater_scores(*moved, **with_options), out)
+
+
+@on_backends("sample", [s for s in rater_samples() if s.weights is None], is_quick)
+def test_every_sample_agrees_with_the_oracle_by_head(backend, sample):
+    tensors, options = sample.make()
+    options["divisor"] = torch.rand(1, tensors[2].shape[1], tensors[3].shape[1]) + 0.25
+    if tensors[0].dtype == torch.float64:
+        options["divisor"] = options["divisor"].double()
+    moved = [backend.put(t) for t in tensors]
+    with_options = {name: backend.put(value) for name, value in options.items()}
+    out = svdprune.rater_scores_by_head(*moved, **with_options)
+    wanted = oracle_rater_scores_by_head(*tensors, **options)
+    bound = error_bound(*tensors[:2], options.get("scale"))
+    torch.testing.assert_close(out.cpu().double(), wanted, rtol=bound, atol=1e-12)
+    assert torch.equal(svdprune.rater_scores_by_head(*moved, **with_options), out)
 
 
 @needs_cuda

@@ -22,7 +22,7 @@ from svdprune_ext.ops import (  # noqa: E402
     prune_adaptive,
     prune_varlen,
 )
-from svdprune_ext.rater import RaterScores, rater_scores  # noqa: E402
+from svdprune_ext.rater import RaterScores, rater_scores, rater_scores_by_head  # noqa: E402
 
 if not has_cuda:
     _register.refuse_cuda()
@@ -49,5 +49,6 @@ __all__ = [
     "prune_adaptive",
     "prune_varlen",
     "rater_scores",
+    "rater_scores_by_head",
     "supported_models",
 ]

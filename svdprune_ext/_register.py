@@ -154,10 +154,10 @@ def setup_scores(
     ctx: Any,
     inputs: tuple[Any, ...],
     keyword_only_inputs: dict[str, Any],
-    output: tuple[Tensor, ...],
+    output: Tensor | tuple[Tensor, ...],
 ) -> None:
     """For an operator whose results choose tokens, and carry no gradient."""
-    ctx.mark_non_differentiable(*output)
+    ctx.mark_non_differentiable(*((output,) if isinstance(output, Tensor) else output))
 
 
 def _backward_scores(ctx: Any, *_: Any) -> None:
@@ -188,4 +188,5 @@ def refuse_cuda() -> None:
     """Gives CUDA tensors a clear error, where no CUDA backend was loaded."""
     for op in ("leverage_scores", "diagnose", "prune", "prune_adaptive", "prune_varlen"):
         torch.library.impl(f"svdprune::{op}", "CUDA", _refuse_cuda(op))
-    torch.library.impl("svdprune::rater_scores", "CUDA", _refuse_cuda("rater_scores", "q"))
+    for op in ("rater_scores", "rater_scores_by_head"):
+        torch.library.impl(f"svdprune::{op}", "CUDA", _refuse_cuda(op, "q"))

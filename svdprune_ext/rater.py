@@ -1,4 +1,4 @@
-"""``rater_scores``: how much attention the raters of a prompt pay to its vision tokens.
+"""How much attention the raters of a prompt pay to its vision tokens: of all heads together, or of each.
 
 The rows of the attention that text-guided pruning needs, and no others: SparseVLM's raters (arXiv 2410.04417,
 section 3), FastV's last token. They are computed from q and k of a layer, beside the attention that the model
@@ -92,6 +92,74 @@ def rater_scores(
     )
 
 
+def rater_scores_by_head(
+    q: Tensor,
+    k: Tensor,
+    raters: Tensor,
+    visual: Tensor,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = True,
+    scale: float | None = None,
+    divisor: Tensor | None = None,
+) -> Tensor:
+    """``rater_scores`` of each head: its attention to the vision tokens, mean over the raters.
+
+    For methods that choose among heads, or weigh attention before they sum it. A row of a head is added up as
+    soon as it is computed; [B, H, R, N] is never held.
+
+    Args:
+        q: As in ``rater_scores``, like all that is not told here [B, H, L, d].
+        k: [B, Hkv, S, d].
+        raters: [B, R].
+        visual: [B, N].
+        mask: [B, S] or [B or 1, H or 1, L, S].
+        causal: Query i sees keys 0 to ``i + S - L``.
+        scale: ``1 / sqrt(d)`` by default.
+        divisor: What the attention of rater r to vision token n is divided by before the mean over raters is
+            taken [B or 1, R, N], in the result's dtype. Where no attention is paid, and at padding, it does
+            not matter.
+
+    Returns:
+        [B, H, N]; float32, or float64 for float64 q; 0 at padded places of ``visual``, and without raters.
+
+    Raises:
+        ValueError: As ``rater_scores``; or ``divisor`` has a wrong shape or dtype.
+
+    Numerics: As ``rater_scores``, a term of the mean over raters taking the place of an entry.
+
+    Source: SparseVLM+, arXiv 2410.04417 (version 2), sections 4.2 and 4.3.
+    """
+    scores: Tensor = torch.ops.svdprune.rater_scores_by_head(
+        q,
+        k,
+        raters,
+        visual,
+        mask,
+        divisor,
+        causal=causal,
+        scale=scale,
+    )
+    return scores
+
+
+def _sizes(op: str, q: Tensor, raters: Tensor, visual: Tensor) -> tuple[Any, ...]:
+    """B, H, R, N, once the ranks that the fake kernels count on are checked, and the scores' dtype."""
+    for name, tensor, dims, shape in (
+        ("q", q, 4, "[B, H, L, d]"),
+        ("raters", raters, 2, "[B, R]"),
+        ("visual", visual, 2, "[B, N]"),
+    ):
+        torch._check_value(
+            tensor.dim() == dims,
+            lambda name=name, tensor=tensor, shape=shape: (
+                f"svdprune::{op}: {name} must be {shape}, got shape {list(tensor.shape)}"
+            ),
+        )
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    return *q.shape[:2], raters.shape[1], visual.shape[1], dtype
+
+
 @torch.library.register_fake("svdprune::rater_scores")
 def _(
     q: Tensor,
@@ -104,28 +172,33 @@ def _(
     causal: bool = True,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    for name, tensor, dims, shape in (
-        ("q", q, 4, "[B, H, L, d]"),
-        ("raters", raters, 2, "[B, R]"),
-        ("visual", visual, 2, "[B, N]"),
-    ):
-        torch._check_value(
-            tensor.dim() == dims,
-            lambda name=name, tensor=tensor, shape=shape: (
-                f"svdprune::rater_scores: {name} must be {shape}, got shape {list(tensor.shape)}"
-            ),
-        )
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    batch, heads = q.shape[:2]
+    prompts, heads, rows, columns, dtype = _sizes("rater_scores", q, raters, visual)
     return (
-        q.new_empty((batch, visual.shape[1]), dtype=dtype),
-        q.new_empty((batch, raters.shape[1], visual.shape[1]), dtype=dtype),
-        q.new_empty((batch, heads), dtype=dtype),
+        q.new_empty((prompts, columns), dtype=dtype),
+        q.new_empty((prompts, rows, columns), dtype=dtype),
+        q.new_empty((prompts, heads), dtype=dtype),
     )
+
+
+@torch.library.register_fake("svdprune::rater_scores_by_head")
+def _(
+    q: Tensor,
+    k: Tensor,
+    raters: Tensor,
+    visual: Tensor,
+    mask: Tensor | None = None,
+    divisor: Tensor | None = None,
+    *,
+    causal: bool = True,
+    scale: float | None = None,
+) -> Tensor:
+    prompts, heads, _, columns, dtype = _sizes("rater_scores_by_head", q, raters, visual)
+    return q.new_empty((prompts, heads, columns), dtype=dtype)
 
 
 def _backward(ctx: Any, *_: Any) -> tuple[None, ...]:
     return (None,) * 6
 
 
-torch.library.register_autograd("svdprune::rater_scores", _backward, setup_context=setup_scores)
+for _op in ("rater_scores", "rater_scores_by_head"):
+    torch.library.register_autograd(f"svdprune::{_op}", _backward, setup_context=setup_scores)

@@ -3,7 +3,8 @@
 ``oracle_*`` is the specification of SVD-Prune (arXiv 2604.11530, section 3): slow, plain, in float64, one
 image after the other; every backend is tested against it. ``reference_prune`` is the same method as one
 would write it in PyTorch for use, batched and in the input's precision: benchmarks compare with it.
-``oracle_rater_scores`` specifies ``rater_scores``, whole attention matrices and all.
+``oracle_rater_scores`` specifies ``rater_scores``, whole attention matrices and all, and
+``oracle_rater_scores_by_head`` that of each head.
 """
 
 from __future__ import annotations
@@ -211,20 +212,8 @@ def oracle_rater_scores(
     head_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``rater_scores`` by the whole attention [B, H, L, S] in float64; arguments and results are its own."""
-    batch, heads, length, width = q.shape
-    keys = k.shape[2]
-    k = k.double().repeat_interleave(heads // k.shape[1], dim=1)
-    logits = q.double() @ k.mT * (width**-0.5 if scale is None else scale)
-
-    seen = torch.ones_like(logits, dtype=torch.bool)
-    if causal:
-        seen &= seen.tril(keys - length)
-    if mask is not None:
-        seen &= mask[:, None, None, :] if mask.dim() == 2 else mask
-    attention = logits.masked_fill(~seen, -torch.inf).softmax(-1)
-    # A row that sees nothing is 0 / 0; a NaN that comes of q or k stays.
-    attention = attention.masked_fill(~seen, 0)
-
+    batch, heads = q.shape[:2]
+    attention = _oracle_attention(q, k, mask, causal, scale)
     weights = q.new_full((batch, heads), 1 / heads, dtype=torch.float64)
     if head_weights is not None:
         weights = head_weights.double()
@@ -241,3 +230,49 @@ def oracle_rater_scores(
         scores[b][columns] = of_raters.mean(0)
         head_mass[b] = per_head.sum(-1).mean(-1).masked_fill(weights[b] == 0, 0)
     return scores, paid, head_mass
+
+
+def oracle_rater_scores_by_head(
+    q: Tensor,
+    k: Tensor,
+    raters: Tensor,
+    visual: Tensor,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = True,
+    scale: float | None = None,
+    divisor: Tensor | None = None,
+) -> Tensor:
+    """``rater_scores_by_head`` by the whole attention [B, H, L, S] in float64; all else is its own."""
+    batch, heads = q.shape[:2]
+    attention = _oracle_attention(q, k, mask, causal, scale)
+    scores = q.new_zeros((batch, heads, visual.shape[1]), dtype=torch.float64)
+    for b in range(batch):
+        rows, columns = raters[b] >= 0, visual[b] >= 0
+        if not rows.any():
+            continue
+        paid = attention[b][:, raters[b][rows]][:, :, visual[b][columns]]  # [H, raters, N]
+        if divisor is not None:
+            of_prompt = divisor.double()[b if len(divisor) > 1 else 0][rows][:, columns]
+            paid = torch.where(paid == 0, 0, paid / of_prompt)
+        scores[b][:, columns] = paid.mean(1)
+    return scores
+
+
+def _oracle_attention(
+    q: Tensor, k: Tensor, mask: Tensor | None, causal: bool, scale: float | None
+) -> Tensor:
+    """Attention of all queries to all keys, float64 [B, H, L, S]; 0 where a query does not see."""
+    heads, length, width = q.shape[1:]
+    keys = k.shape[2]
+    k = k.double().repeat_interleave(heads // k.shape[1], dim=1)
+    logits = q.double() @ k.mT * (width**-0.5 if scale is None else scale)
+
+    seen = torch.ones_like(logits, dtype=torch.bool)
+    if causal:
+        seen &= seen.tril(keys - length)
+    if mask is not None:
+        seen &= mask[:, None, None, :] if mask.dim() == 2 else mask
+    attention = logits.masked_fill(~seen, -torch.inf).softmax(-1)
+    # A row that sees nothing is 0 / 0; a NaN that comes of q or k stays.
+    return attention.masked_fill(~seen, 0)

@@ -87,21 +87,37 @@ template <class T>
 }
 
 template <class T>
-[[gnu::always_inline]] inline T exponentials_of(T* values, int64_t n) {
+[[gnu::always_inline]] inline SoftmaxPart<T> exponentials_of(T* values, int64_t n) {
   T largest = -std::numeric_limits<T>::infinity();
 #pragma omp simd reduction(max : largest)
   for (int64_t i = 0; i < n; ++i) {
     largest = values[i] > largest ? values[i] : largest;  // passes over NaN
   }
-  largest = largest == -std::numeric_limits<T>::infinity() ? 0 : largest;
+  const T base = largest == -std::numeric_limits<T>::infinity() ? 0 : largest;
   T sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (int64_t i = 0; i < n; ++i) {
-    const T value = exponential(values[i] - largest);
+    const T value = exponential(values[i] - base);
     values[i] = value;
     sum += value;
   }
-  return sum;
+  return {largest, sum};
+}
+
+template <class T>
+[[gnu::always_inline]] inline void scale_by(T* values, int64_t n, T factor) {
+  for (int64_t i = 0; i < n; ++i) {
+    values[i] *= factor;
+  }
+}
+
+template <class T>
+[[gnu::always_inline]] inline void add_quotients_to(const T* __restrict values,
+                                                    const T* __restrict divisors, int64_t n,
+                                                    T* __restrict out) {
+  for (int64_t i = 0; i < n; ++i) {
+    out[i] += values[i] == 0 ? 0 : values[i] / divisors[i];
+  }
 }
 
 template <class T>
@@ -128,12 +144,20 @@ SVDPRUNE_CLONES void read_row(const void* row, ScalarType dtype, int64_t stride,
   read_any(row, dtype, stride, n, out);
 }
 
-SVDPRUNE_CLONES float exponentials(float* values, int64_t n) {
+SVDPRUNE_CLONES SoftmaxPart<float> exponentials(float* values, int64_t n) {
   return exponentials_of(values, n);
 }
 
-SVDPRUNE_CLONES double exponentials(double* values, int64_t n) {
+SVDPRUNE_CLONES SoftmaxPart<double> exponentials(double* values, int64_t n) {
   return exponentials_of(values, n);
+}
+
+SVDPRUNE_CLONES void scale(float* values, int64_t n, float factor) {
+  scale_by(values, n, factor);
+}
+
+SVDPRUNE_CLONES void scale(double* values, int64_t n, double factor) {
+  scale_by(values, n, factor);
 }
 
 SVDPRUNE_CLONES float add_scaled(const float* values, int64_t n, float factor, float* out) {
@@ -142,6 +166,16 @@ SVDPRUNE_CLONES float add_scaled(const float* values, int64_t n, float factor, f
 
 SVDPRUNE_CLONES double add_scaled(const double* values, int64_t n, double factor, double* out) {
   return add_scaled_to(values, n, factor, out);
+}
+
+SVDPRUNE_CLONES void add_quotients(const float* values, const float* divisors, int64_t n,
+                                   float* out) {
+  add_quotients_to(values, divisors, n, out);
+}
+
+SVDPRUNE_CLONES void add_quotients(const double* values, const double* divisors, int64_t n,
+                                   double* out) {
+  add_quotients_to(values, divisors, n, out);
 }
 
 }  // namespace svdprune::cpu

@@ -11,13 +11,27 @@ namespace svdprune::cpu {
 void read_row(const void* row, ScalarType dtype, int64_t stride, int64_t n, float* out);
 void read_row(const void* row, ScalarType dtype, int64_t stride, int64_t n, double* out);
 
-// values [n] become exp(value - largest) where largest is their maximum, and the sum of these is returned. -infinity
-// becomes exactly 0, all of them if there is nothing else; a NaN, or +infinity, stays in the sum.
-float exponentials(float* values, int64_t n);
-double exponentials(double* values, int64_t n);
+// Of some of a row's numbers: the largest, and the sum of exp(number - largest).
+template <class T>
+struct SoftmaxPart {
+  T largest, sum;
+};
+
+// values [n] become exp(value - largest). -infinity becomes exactly 0, all of them if there is nothing else; a NaN,
+// or +infinity, stays in the sum.
+SoftmaxPart<float> exponentials(float* values, int64_t n);
+SoftmaxPart<double> exponentials(double* values, int64_t n);
+
+// values [n] times a factor.
+void scale(float* values, int64_t n, float factor);
+void scale(double* values, int64_t n, double factor);
 
 // out [n] += factor * values [n]; returns the sum of the values.
 float add_scaled(const float* values, int64_t n, float factor, float* out);
 double add_scaled(const double* values, int64_t n, double factor, double* out);
+
+// out [n] += values [n] / divisors [n], where a value is not 0.
+void add_quotients(const float* values, const float* divisors, int64_t n, float* out);
+void add_quotients(const double* values, const double* divisors, int64_t n, double* out);
 
 }  // namespace svdprune::cpu

@@ -125,7 +125,7 @@ struct EigSelect {
 void launch_eig_select(const Images& x, const EigSelect& arguments, EigSelectShape shape,
                        cudaStream_t stream);
 
-// rater_scores, in three launches. Pointers other than q, k and the mask are contiguous; the results are
+// rater_scores, in three launches, and rater_scores_by_head, in two. Pointers other than q, k and the mask are contiguous; the results are
 // float64 for float64 q and k, float32 for all others.
 struct RaterCall {
   RaterArgs args;
@@ -133,9 +133,11 @@ struct RaterCall {
   const int64_t* raters;      // [B, R]; what is not in [0, L) is padding
   const int64_t* visual;      // [B, N]; what is not in [0, S) is padding
   const float* head_weights;  // [B, H]; null: 1 / H each
+  const void* divisor;        // by head alone: [B, R, N] or [R, N]; null: none
+  int64_t divisor_stride;     // rows from one prompt's to the next: R or 0
   void* rows;       // scratch [B, H, R, 2]: largest product of a row, 1 / sum of exponentials
   void* masses;     // scratch [B, H, rater_tiles]: attention of a tile's raters to its columns
-  void* scores;     // [B, N]
+  void* scores;     // [B, N]; by head [B, H, N], with null for those after it and the masses
   void* attention;  // [B, R, N]
   void* head_mass;  // [B, H]
 };
@@ -144,5 +146,7 @@ struct RaterCall {
 int64_t rater_tiles(const RaterArgs& args);
 
 void launch_rater_scores(const RaterCall& call, cudaStream_t stream);
+
+void launch_rater_scores_by_head(const RaterCall& call, cudaStream_t stream);
 
 }  // namespace svdprune::cuda

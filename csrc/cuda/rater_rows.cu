@@ -19,16 +19,6 @@ namespace svdprune::cuda {
 
 namespace {
 
-constexpr int kWarps = 8;
-constexpr int kThreads = 32 * kWarps;
-
-__device__ inline float exponential(float x) {
-  return expf(x);
-}
-__device__ inline double exponential(double x) {
-  return exp(x);
-}
-
 // Largest product of a row so far, and the sum of the exponentials over e to that.
 template <class T>
 struct RowSum {
@@ -116,49 +106,6 @@ __global__ void __launch_bounds__(kThreads) rater_rows_kernel(RaterCall call, Ve
   }
 }
 
-// paid: what the two raters of this lane pay through one head to the columns of this lane, times the head's weight, is
-// added. Returns it without the weight.
-template <class S>
-__device__ Working<S> add_head(const RaterCall& call, Vectors vectors, int64_t b, int64_t head,
-                               int64_t first, const Rater (&raters)[2], const int* columns,
-                               Working<S> (&paid)[kKeyGroups][4]) {
-  using T = Working<S>;
-  const RaterArgs& args = call.args;
-  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-  const int64_t key_head = head / (args.heads / args.key_heads);
-  const T* sums = static_cast<const T*>(call.rows) + 2 * (b * args.heads + head) * args.raters;
-  const S* q[2];
-  T base[2], factor[2];
-  for (int r = 0; r < 2; ++r) {
-    const bool real = raters[r].keys > 0;
-    q[r] = real ? row_of<S>(args.q, b, head, raters[r].query) : nullptr;
-    base[r] = real ? sums[2 * (first + g + 8 * r)] : T(0);
-    factor[r] = real ? sums[2 * (first + g + 8 * r) + 1] : T(0);
-  }
-  T products[kKeyGroups][4];
-  const auto key_row = [&](int group, int column) {
-    const int j = columns[8 * group + column];
-    return j >= 0 ? row_of<S>(args.k, b, key_head, j) : nullptr;
-  };
-  tile_products<S>(args, q, key_row, vectors, products);
-  const T weight = weight_of<T>(call, b, head);
-  T mass = 0;
-#pragma unroll
-  for (int group = 0; group < kKeyGroups; ++group) {
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const int r = i / 2;
-      if (sees(args, b, head, raters[r], columns[8 * group + 2 * t + i % 2])) {
-        const T product = products[group][i] * static_cast<T>(args.scale);
-        const T share = exponential(product - base[r]) * factor[r];
-        paid[group][i] += weight * share;
-        mass += share;
-      }
-    }
-  }
-  return mass;
-}
-
 template <class S>
 __global__ void __launch_bounds__(kThreads)
     rater_attention_kernel(RaterCall call, Vectors vectors) {
@@ -169,13 +116,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t first_column = blockIdx.x % column_tiles * kTileKeys;
   const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 
-  __shared__ int columns[kTileKeys];  // positions among the keys; -1 for padding
-  if (threadIdx.x < kTileKeys) {
-    const int64_t place = first_column + threadIdx.x;
-    const int64_t column = place < args.columns ? call.visual[b * args.columns + place] : -1;
-    columns[threadIdx.x] = column < args.keys ? static_cast<int>(max(column, int64_t{-1})) : -1;
-  }
-  __syncthreads();
+  __shared__ int columns[kTileKeys];
+  read_columns(call, b, first_column, columns);
 
   const Rater raters[2] = {rater_at(call, b, first + g), rater_at(call, b, first + g + 8)};
   const bool any = most_keys(raters) > 0;
@@ -183,7 +125,11 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t head = warp; head < args.heads; head += kWarps) {
     T mass = 0;
     if (any && weight_of<T>(call, b, head) != 0) {
-      mass = add_head<S>(call, vectors, b, head, first, raters, columns, paid);
+      const T weight = weight_of<T>(call, b, head);
+      pay<S>(call, vectors, b, head, first, raters, columns, [&](int group, int i, T share) {
+        paid[group][i] += weight * share;
+        mass += share;
+      });
     }
     for (int lanes = 16; lanes > 0; lanes /= 2) {
       mass += __shfl_xor_sync(~0u, mass, lanes);
@@ -221,11 +167,7 @@ __global__ void __launch_bounds__(kThreads) rater_means_kernel(RaterCall call, i
   if (i >= args.columns + args.heads) {
     return;
   }
-  int64_t raters = 0;
-  for (int64_t r = 0; r < args.raters; ++r) {
-    const int64_t query = call.raters[b * args.raters + r];
-    raters += query >= 0 && query < args.queries;
-  }
+  const int64_t raters = number_of_raters(call, b);
   const bool score = i < args.columns;
   const int64_t head = i - args.columns, count = score ? args.raters : tiles;
   const T* from = score ? static_cast<const T*>(call.attention) + b * args.raters * args.columns + i
@@ -240,37 +182,37 @@ __global__ void __launch_bounds__(kThreads) rater_means_kernel(RaterCall call, i
   *to = raters > 0 ? sum / static_cast<T>(raters) : T(0);
 }
 
-// Whether rows of S can be read 16 bytes at a time.
-template <class S>
-bool aligned_rows(const Heads& of) {
-  constexpr int64_t kNumbers = 16 / sizeof(S);
-  return of.feature_stride == 1 && of.token_stride % kNumbers == 0 &&
-         of.head_stride % kNumbers == 0 && of.batch_stride % kNumbers == 0 &&
-         reinterpret_cast<uintptr_t>(of.data) % 16 == 0;
-}
-
 }  // namespace
 
 int64_t rater_tiles(const RaterArgs& args) {
   return int64_t{blocks_for(args.raters, kTileRaters)} * blocks_for(args.columns, kTileKeys);
 }
 
+void launch_rater_rows(const RaterCall& call, cudaStream_t stream) {
+  const RaterArgs& args = call.args;
+  with_type(call.dtype, [&](auto number) {
+    using S = decltype(number);
+    const Vectors vectors{aligned_rows<S>(args.q), aligned_rows<S>(args.k)};
+    launch("rater_rows_kernel", rater_rows_kernel<S>,
+           rater_grid(args, args.heads * blocks_for(args.raters, kTileRaters)), kThreads, stream,
+           call, vectors);
+  });
+}
+
 void launch_rater_scores(const RaterCall& call, cudaStream_t stream) {
   const RaterArgs& args = call.args;
   const int64_t tiles = rater_tiles(args);
-  const auto grid = [&](int64_t x) {
-    return dim3(static_cast<unsigned>(x), static_cast<unsigned>(args.prompts));
-  };
+  const auto grid = [&](int64_t x) { return rater_grid(args, x); };
   if (args.prompts == 0) {
     return;
+  }
+  if (tiles > 0) {
+    launch_rater_rows(call, stream);
   }
   with_type(call.dtype, [&](auto number) {
     using S = decltype(number);
     const Vectors vectors{aligned_rows<S>(args.q), aligned_rows<S>(args.k)};
     if (tiles > 0) {
-      launch("rater_rows_kernel", rater_rows_kernel<S>,
-             grid(args.heads * blocks_for(args.raters, kTileRaters)), kThreads, stream, call,
-             vectors);
       launch("rater_attention_kernel", rater_attention_kernel<S>, grid(tiles), kThreads, stream,
              call, vectors);
     }

@@ -15,6 +15,9 @@
 
 namespace svdprune::cuda {
 
+constexpr int kWarps = 8;
+constexpr int kThreads = 32 * kWarps;
+
 constexpr int kTileRaters = 16;
 constexpr int kTileKeys = 32;
 constexpr int kKeyGroups = kTileKeys / 8;
@@ -134,5 +137,88 @@ __device__ void tile_products(const RaterArgs& args, const S* const (&q)[2], con
     }
   }
 }
+
+__device__ inline float exponential(float x) {
+  return expf(x);
+}
+__device__ inline double exponential(double x) {
+  return exp(x);
+}
+
+// columns [kTileKeys]: the visual columns from `first` on, as positions among the keys; -1 for padding. For all
+// threads of a block.
+__device__ inline void read_columns(const RaterCall& call, int64_t b, int64_t first, int* columns) {
+  const RaterArgs& args = call.args;
+  if (threadIdx.x < kTileKeys) {
+    const int64_t place = first + threadIdx.x;
+    const int64_t column = place < args.columns ? call.visual[b * args.columns + place] : -1;
+    columns[threadIdx.x] = column < args.keys ? static_cast<int>(max(column, int64_t{-1})) : -1;
+  }
+  __syncthreads();
+}
+
+// Calls take(group, i, share), as sums of a tile lie, for what the two raters of this lane pay through a head to those
+// of the columns that they see. call.rows: what rater_rows_kernel left there.
+template <class S, class Take>
+__device__ void pay(const RaterCall& call, Vectors vectors, int64_t b, int64_t head, int64_t first,
+                    const Rater (&raters)[2], const int* columns, const Take& take) {
+  using T = Working<S>;
+  const RaterArgs& args = call.args;
+  const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+  const int64_t key_head = head / (args.heads / args.key_heads);
+  const T* sums = static_cast<const T*>(call.rows) + 2 * (b * args.heads + head) * args.raters;
+  const S* q[2];
+  T base[2], factor[2];
+  for (int r = 0; r < 2; ++r) {
+    const bool real = raters[r].keys > 0;
+    q[r] = real ? row_of<S>(args.q, b, head, raters[r].query) : nullptr;
+    base[r] = real ? sums[2 * (first + g + 8 * r)] : T(0);
+    factor[r] = real ? sums[2 * (first + g + 8 * r) + 1] : T(0);
+  }
+  T products[kKeyGroups][4];
+  const auto key_row = [&](int group, int column) {
+    const int j = columns[8 * group + column];
+    return j >= 0 ? row_of<S>(args.k, b, key_head, j) : nullptr;
+  };
+  tile_products<S>(args, q, key_row, vectors, products);
+#pragma unroll
+  for (int group = 0; group < kKeyGroups; ++group) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const int r = i / 2;
+      if (sees(args, b, head, raters[r], columns[8 * group + 2 * t + i % 2])) {
+        const T product = products[group][i] * static_cast<T>(args.scale);
+        take(group, i, exponential(product - base[r]) * factor[r]);
+      }
+    }
+  }
+}
+
+// How many of a prompt's raters are no padding.
+__device__ inline int64_t number_of_raters(const RaterCall& call, int64_t b) {
+  int64_t raters = 0;
+  for (int64_t r = 0; r < call.args.raters; ++r) {
+    const int64_t query = call.raters[b * call.args.raters + r];
+    raters += query >= 0 && query < call.args.queries;
+  }
+  return raters;
+}
+
+// Whether rows of S can be read 16 bytes at a time.
+template <class S>
+bool aligned_rows(const Heads& of) {
+  constexpr int64_t kNumbers = 16 / sizeof(S);
+  return of.feature_stride == 1 && of.token_stride % kNumbers == 0 &&
+         of.head_stride % kNumbers == 0 && of.batch_stride % kNumbers == 0 &&
+         reinterpret_cast<uintptr_t>(of.data) % 16 == 0;
+}
+
+// So many blocks for each prompt.
+inline dim3 rater_grid(const RaterArgs& args, int64_t blocks) {
+  return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(args.prompts));
+}
+
+// Fills call.rows; at least one rater and one prompt.
+void launch_rater_rows(const RaterCall& call, cudaStream_t stream);
 
 }  // namespace svdprune::cuda

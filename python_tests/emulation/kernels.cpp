@@ -101,4 +101,8 @@ int64_t emulated_rater_tiles(const RaterCall* call) {
 void emulated_rater_scores(const RaterCall* call) {
   svdprune::cuda::launch_rater_scores(*call, nullptr);
 }
+
+void emulated_rater_scores_by_head(const RaterCall* call) {
+  svdprune::cuda::launch_rater_scores_by_head(*call, nullptr);
+}
 }

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from svdprune_ext.rater import RaterScores, rater_scores
+from svdprune_ext.rater import RaterScores, rater_scores, rater_scores_by_head
 
 
 @dataclass(frozen=True)
@@ -39,19 +38,18 @@ class LayerCall:
 
     def scores(self) -> RaterScores:
         """The raters' attention to the vision tokens, mean over heads."""
-        return self._scores(self.query, self.key)
+        return rater_scores(
+            self.query, self.key, self.raters, self.visual, mask=self.valid, scale=self.scale
+        )
 
-    def heads(self) -> Iterator[Tensor]:
-        """The same of one head after the other [B, R, N]."""
-        shared = self.query.shape[1] // self.key.shape[1]
-        for head in range(self.query.shape[1]):
-            own = head // shared
-            yield self._scores(self.query[:, head : head + 1], self.key[:, own : own + 1]).attention
-
-    def _scores(self, query: Tensor, key: Tensor) -> RaterScores:
-        return rater_scores(query, key, self.raters, self.visual, mask=self.valid, scale=self.scale)
-
-
-def mean_over_raters(attention: Tensor, raters: Tensor) -> Tensor:
-    """[B, R, N], places [B, R] -> the mean over a row's raters [B, N]; 0 where there are none."""
-    return attention.sum(1) / (raters >= 0).sum(1, keepdim=True).clamp_min(1)
+    def scores_by_head(self, divisor: Tensor) -> Tensor:
+        """The same of each head, divided by [B, R, N] and averaged over the raters: [B, H, N]."""
+        return rater_scores_by_head(
+            self.query,
+            self.key,
+            self.raters,
+            self.visual,
+            mask=self.valid,
+            scale=self.scale,
+            divisor=divisor,
+        )

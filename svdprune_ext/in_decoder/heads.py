@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from svdprune_ext.in_decoder.attention import LayerCall, mean_over_raters
+from svdprune_ext.in_decoder.attention import LayerCall
 from svdprune_ext.in_decoder.places import rows_at
 from svdprune_ext.methods.ranking import working
 
@@ -41,7 +40,7 @@ def scores_of_best_heads(call: LayerCall, heads: int) -> Tensor:
     """
     turns = working(call.turns).expand(call.query.shape[0], -1, -1)
     alone = position_products(turns, call.raters, call.visual_queries, call.scale)
-    by_head = torch.stack([mean_over_raters(head / alone, call.raters) for head in call.heads()], 1)
+    by_head = call.scores_by_head(alone)
     mass = by_head.sum(-1)
     best = mass.argsort(dim=1, descending=True, stable=True)[:, :heads]
     return by_head.gather(1, best.unsqueeze(-1).expand(-1, -1, by_head.shape[-1])).mean(1)

@@ -15,6 +15,7 @@ from svdprune_ext.methods import get
 from svdprune_ext.models.decoder import DecoderSide
 from svdprune_ext.models.decoder_methods import check_model, from_arguments
 from svdprune_ext.models.depth import DepthSide
+from svdprune_ext.models.depth_limits import refuse_pieces
 from svdprune_ext.models.families import family_of, supported_models
 from svdprune_ext.models.family import Family
 from svdprune_ext.models.settings import DEFAULT_SELECT, Settings
@@ -98,8 +99,8 @@ def apply(
 
     Modifications: forward hooks on the base model, the projector and the decoder, and ``get_image_features``
     (``get_video_features``) of the base model on the instance, with "prompt" also ``generate``; for a method
-    within the decoder hooks on its layers, and ``config`` of a few attention modules on the instance. No
-    weight and no shared configuration is touched. One forward pass at a time.
+    within the decoder hooks on its layers, ``generate``, and ``config`` of a few attention modules on the
+    instance. No weight and no shared configuration is touched. One forward pass at a time.
 
     Args:
         model: A model of one of ``supported_models()``.
@@ -219,7 +220,7 @@ def _install(
         ]
     if within is not None:
         depth = DepthSide(within, base, decoder, side)
-        removers += depth.install()
+        removers += [*depth.install(), refuse_pieces(within, model)]
     _patched.add(model)
     return Handle(model, settings, vision, depth, removers)
 

@@ -234,8 +234,9 @@ def noted_layout(cache: Any, new: int) -> Layout | None:
     if noted is None or (noted.static_mask is not None and new == 1):
         return noted
     slots = int(cache.get_seq_length())
-    if slots == 0:
-        return None  # it was reset
+    if slots == 0:  # it was reset
+        delattr(cache, _LAYOUT)
+        return None
     if noted.static_mask is not None:
         raise ValueError(
             f"svdprune_ext: a static cache that holds a pruned prompt takes one token at a time, got {new}"

@@ -23,11 +23,27 @@ from svdprune_ext.in_decoder.places import mask_of, places_of, rows_at
 from svdprune_ext.in_decoder.recycling import recycled_rows
 from svdprune_ext.models.cache import cache_among, cache_returned
 from svdprune_ext.models.decoder import DecoderSide
+from svdprune_ext.models.depth_limits import refuse, refuse_programs
 from svdprune_ext.models.depth_record import InDecoder
-from svdprune_ext.models.layer_slots import Behind, Slots, crop_to, note_slots, noted_slots
+from svdprune_ext.models.layer_slots import (
+    Behind,
+    Slots,
+    StaticSlots,
+    capacity_of,
+    crop_to,
+    note_slots,
+    noted_slots,
+)
 from svdprune_ext.models.overheard import overhear
 from svdprune_ext.models.stage import Tokens, first_of_each, gather_rows
-from svdprune_ext.models.step import Step, counted, text_behind, valid_slots
+from svdprune_ext.models.step import (
+    Inputs,
+    Step,
+    counted,
+    inputs_of_decoded,
+    text_behind,
+    valid_slots,
+)
 
 
 class DepthSide:
@@ -47,6 +63,7 @@ class DepthSide:
         self._arguments = list(inspect.signature(base.forward).parameters)
         self._vision: Tensor | None = None  # of the positions of a step, bool [B, q]
         self._step: Step | None = None
+        self._inputs: list[Inputs | None] | None = None  # of the layers behind each cut
         self._most_raters = 0
         self._turns: Any = None  # rotary embeddings of the pruning layer at work
         self._scores: Scores | None = None  # by its attention
@@ -94,10 +111,17 @@ class DepthSide:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """Begins a step, if it has vision tokens or goes on from a cache that was cut."""
-        self._step, vision, self._vision = None, self._vision, None
+        self._step, self._inputs, vision, self._vision = None, None, self._vision, None
         embeds, cache = kwargs.get("inputs_embeds"), cache_among(kwargs)
-        slots = noted_slots(cache)
-        if embeds is None or (vision is None and slots is None):
+        if embeds is None:
+            return
+        slots = noted_slots(cache, embeds.shape[1])
+        if isinstance(slots, StaticSlots):
+            self._inputs = inputs_of_decoded(
+                slots, self._cuts, self._method.positions, self._decoder, cache, kwargs
+            )
+            return
+        if vision is None and slots is None:
             return
         packing = None if self._embeds_side is None else self._embeds_side.packing
         if vision is None:
@@ -107,6 +131,7 @@ class DepthSide:
         self._begin(kwargs, vision.to(embeds.device), slots)
 
     def _begin(self, kwargs: dict[str, Any], vision: Tensor, noted: Slots | None) -> None:
+        refuse_programs(self._method)
         embeds, cache = kwargs["inputs_embeds"], cache_among(kwargs)
         mask, new = kwargs.get("attention_mask"), embeds.shape[1]
         past = 0 if cache is None else int(cache.get_seq_length())
@@ -117,7 +142,7 @@ class DepthSide:
         has_vision = any(row[1] for row in counts)
         if noted is None and not has_vision:
             return
-        self._refuse(cache, counts)
+        refuse(self._method, self._decoder, cache, counts)
         tokens = Tokens.first(valid[:, past:], vision, counts)
         if has_vision:
             tokens = tokens.with_raters(self._raters(embeds, tokens, text, counts))
@@ -137,36 +162,15 @@ class DepthSide:
             was_cut=noted is not None,
             tokens=tokens,
             text=min((row[2] for row in counts if row[1]), default=new),
+            capacity=capacity_of(cache),
         )
+        self._inputs = self._step.inputs
         if noted is not None:
             self._repair(cache, noted)
         if not has_vision:
             self._step.text += 0 if noted is None else noted.text
             for cut in range(len(self._cuts)):
                 self._step.go_behind(cut, embeds)
-
-    def _refuse(self, cache: Any, counts: list[list[int]]) -> None:
-        """What does not work, before any work."""
-        if getattr(cache, "is_compileable", False):
-            raise ValueError(
-                "svdprune_ext: past_key_values must be a cache that grows where vision tokens are dropped "
-                f"within the decoder, got {type(cache).__name__}"
-            )
-        if torch.compiler.is_compiling():
-            raise ValueError(
-                f"svdprune_ext: {self._method.name} drops vision tokens within the decoder, which "
-                "torch.compile and torch.export do not take"
-            )
-        if self._decoder.training and getattr(self._decoder, "gradient_checkpointing", False):
-            raise ValueError(
-                f"svdprune_ext: {self._method.name} drops vision tokens within the decoder, which does not "
-                "go with gradient checkpointing"
-            )
-        if any(vision and not text for _, vision, text in counts):
-            raise ValueError(
-                f"svdprune_ext: a prompt must have text after its last image for {self._method.name}, and be "
-                "handed over in one piece (prefill_chunk_size left out)"
-            )
 
     def _raters(
         self, embeds: Tensor, tokens: Tokens, text: Tensor, counts: list[list[int]]
@@ -190,16 +194,15 @@ class DepthSide:
         """Exchanges what a layer behind a cut gets."""
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            step = self._step
-            if step is None:
+            if self._inputs is None:
                 return None
-            inputs = step.inputs[cut] if cut >= 0 else None
+            inputs = self._inputs[cut] if cut >= 0 else None
             if inputs is not None:
                 kwargs = {**kwargs, "attention_mask": inputs.attention_mask}
                 kwargs["position_ids"] = inputs.position_ids
                 if inputs.position_embeddings is not None:
                     kwargs["position_embeddings"] = inputs.position_embeddings
-            if is_pruning:
+            if is_pruning and self._step is not None:
                 self._turns = kwargs["position_embeddings"]
             return args, kwargs
 
@@ -214,6 +217,7 @@ class DepthSide:
         raters = places_of(tokens.raters, self._most_raters)
         visual = places_of(tokens.vision, max(tokens.num_vision))
         visual = torch.where(visual >= 0, visual + step.past, -1)
+        key = key[:, :, : step.slots.valid.shape[1]]  # of a static cache, those in use
         cos, sin = self._turns
         half = torch.ones_like(sin)
         half[
@@ -271,7 +275,7 @@ class DepthSide:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
     ) -> Any:
         """Gives every token of the first layer a hidden state again, and notes the slots on the cache."""
-        step, self._step = self._step, None
+        step, self._step, self._inputs = self._step, None, None
         if step is None:
             return None
         is_tuple = isinstance(output, tuple)

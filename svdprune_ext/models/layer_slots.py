@@ -80,16 +80,48 @@ class Slots:
         return Slots(first_layer, tuple(b.resized(by) for b in self.behind), self.text + by)
 
 
-def noted_slots(cache: Any) -> Slots | None:
-    """What was noted on a cache, at its present length; None if nothing was cut, or it was reset."""
-    noted: Slots | None = getattr(cache, _NOTE, None)
-    if noted is None:
-        return None
+@dataclass(frozen=True)
+class StaticSlots:
+    """What a static cache holds, whose layers have as many slots each and fill them one token after another.
+
+    Attributes:
+        behind: Of the layers behind each cut; ``valid`` has all their slots, and is true behind the prompt's.
+    """
+
+    behind: tuple[Behind, ...]
+
+    @classmethod
+    def of(cls, behind: list[Behind], capacity: int) -> StaticSlots:
+        """From the slots in use of layers with room for ``capacity``."""
+        unused = [capacity - part.valid.shape[1] for part in behind]
+        return cls(tuple(b.resized(more) for b, more in zip(behind, unused, strict=True)))
+
+
+def noted_slots(cache: Any, new: int) -> Slots | StaticSlots | None:
+    """What was noted on a cache, at its present length; None if nothing was cut, or it was reset.
+
+    Args:
+        cache: The key-value cache, or None.
+        new: Number of tokens that are to be added.
+
+    Raises:
+        ValueError: A static cache is to take more than one.
+    """
+    noted: Slots | StaticSlots | None = getattr(cache, _NOTE, None)
+    if noted is None or (isinstance(noted, StaticSlots) and new == 1):
+        return noted
     slots = int(cache.get_seq_length())
-    return noted.at(slots) if slots > 0 else None
+    if slots == 0:
+        delattr(cache, _NOTE)
+        return None
+    if isinstance(noted, StaticSlots):
+        raise ValueError(
+            f"svdprune_ext: a static cache that holds a pruned prompt takes one token at a time, got {new}"
+        )
+    return noted.at(slots)
 
 
-def note_slots(cache: Any, slots: Slots) -> None:
+def note_slots(cache: Any, slots: Slots | StaticSlots) -> None:
     """Notes it on a cache."""
     setattr(cache, _NOTE, slots)
 
@@ -101,8 +133,17 @@ def crop_to(cache: Any, layers: range, slots: int) -> None:
             layer.keys, layer.values = layer.keys[..., :slots, :], layer.values[..., :slots, :]
 
 
+def capacity_of(cache: Any) -> int | None:
+    """Number of slots of each layer of a static cache; None for one that grows."""
+    return int(cache.get_max_length()) if getattr(cache, "is_compileable", False) else None
+
+
 def mask_by_slot(
-    behind: Behind, queries: int, implementation: str, dtype: torch.dtype
+    behind: Behind,
+    queries: int,
+    implementation: str,
+    dtype: torch.dtype,
+    capacity: int | None = None,
 ) -> Tensor | None:
     """The attention mask of a step in the layers behind a cut, in the form that the attention takes.
 
@@ -111,22 +152,29 @@ def mask_by_slot(
         queries: M, the number of these.
         implementation: transformers' name of the attention.
         dtype: Of the hidden states.
+        capacity: Number of slots of these layers in a static cache, used or not.
 
     Returns:
-        "flash": bool [B, S], or None without padding. "sdpa": bool [B, 1, M, S], or None where causal
-        attention is all that is asked. "eager": the same, additive.
+        "flash": bool [B, S], or None without padding. "sdpa": bool [B, 1, M, S or capacity], or None where
+        causal attention is all that is asked. "eager": the same, additive.
     """
     slots = behind.valid.shape[1]
     if "flash" in implementation:
         return None if behind.is_full else behind.valid
     is_plain = behind.is_full and queries in (1, slots)
-    if is_plain and implementation != "eager":
+    if is_plain and implementation != "eager" and capacity is None:
         return None
     key = torch.arange(slots, device=behind.valid.device)
     query = key[slots - queries :].unsqueeze(1)
     # A padded query sees itself: with nothing to see its state might be NaN, and spread from there.
     seen = (behind.valid.unsqueeze(1) & (key <= query)) | (key == query)
-    seen = seen.unsqueeze(1)
+    if capacity is not None:
+        seen = torch.nn.functional.pad(seen, (0, capacity - slots))
+    return in_form(seen.unsqueeze(1), implementation, dtype)
+
+
+def in_form(seen: Tensor, implementation: str, dtype: torch.dtype) -> Tensor:
+    """Who sees whom, bool, as it is for "sdpa", or additive for "eager"."""
     if implementation != "eager":
         return seen
     return torch.zeros_like(seen, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)

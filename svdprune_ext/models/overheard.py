@@ -11,20 +11,17 @@ import copy
 import inspect
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakKeyDictionary
 
-from torch import Tensor, nn
+from torch import Tensor
 
 NAME = "svdprune_overheard"
 Listener = Callable[[Tensor, Tensor, float], None]  # query, key after RoPE and cache; scale
-
-_listeners: WeakKeyDictionary[nn.Module, tuple[Any, Listener]] = WeakKeyDictionary()
 
 
 def overhear(module: Any, listener: Listener) -> Callable[[], None]:
     """Calls ``listener`` at each call of the module's attention.
 
-    Modifications: ``config`` of the module, on the instance.
+    Modifications: ``config`` of the module, on the instance, which also gets an attribute.
 
     Args:
         module: An attention module of transformers.
@@ -40,23 +37,24 @@ def overhear(module: Any, listener: Listener) -> Callable[[], None]:
     own = copy.copy(shared)
     own._attn_implementation = NAME
     module.config = own
-    _listeners[module] = (shared, listener)
+    # On the module itself: a compiled program cannot look it up in a weak dictionary.
+    eager = getattr(inspect.getmodule(type(module)), "eager_attention_forward", None)
+    module._svdprune_overheard = (shared, eager, listener)
 
     def remove() -> None:
         module.config = shared
-        _listeners.pop(module, None)
+        del module._svdprune_overheard
 
     return remove
 
 
 def _attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any
 ) -> Any:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    shared, listener = _listeners[module]
+    shared, eager, listener = module._svdprune_overheard
     scale = options.get("scaling")
     listener(query, key, query.shape[-1] ** -0.5 if scale is None else scale)
-    eager: Any = getattr(inspect.getmodule(type(module)), "eager_attention_forward", None)
     run = ALL_ATTENTION_FUNCTIONS.get_interface(shared._attn_implementation, eager)
     return run(module, query, key, value, mask, **options)

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svdprune_ext.models.layer_slots import Behind, Slots, mask_by_slot
+from svdprune_ext.models.layer_slots import Behind, Slots, StaticSlots, in_form, mask_by_slot
+from svdprune_ext.models.masks import FULL
 from svdprune_ext.models.stage import Tokens
 
 
@@ -35,6 +36,7 @@ class Step:
         was_cut: Whether a cut of an earlier step dropped tokens.
         tokens: Those of the present stage.
         text: How many of the cache's last tokens will be in every layer.
+        capacity: Slots of each layer of a static cache; None for one that grows.
         first: Tokens of the first layer.
         first_slots: Number of slots of the first layer, the step's included.
         inputs: Of the layers behind each cut that was reached; None where they are the first layer's.
@@ -50,6 +52,7 @@ class Step:
     was_cut: bool
     tokens: Tokens
     text: int
+    capacity: int | None
     first: Tokens = field(init=False)
     first_slots: int = field(init=False)
     inputs: list[Inputs | None] = field(default_factory=list)
@@ -69,7 +72,9 @@ class Step:
             self.inputs.append(None)
             return
         implementation = self.decoder.config._attn_implementation
-        mask = mask_by_slot(self.slots, tokens.valid.shape[1], implementation, hidden.dtype)
+        mask = mask_by_slot(
+            self.slots, tokens.valid.shape[1], implementation, hidden.dtype, self.capacity
+        )
         embeddings = None
         if ids is not self.given:
             embeddings = self.decoder.rotary_emb(hidden, position_ids=ids.to(hidden.device))
@@ -93,27 +98,96 @@ class Step:
         ids = (start + numbers - 1).clamp_min(0)
         return ids, given.gather(1, last) + 1 - start - numbers[:, -1:]
 
-    def noted(self) -> Slots:
+    def noted(self) -> Slots | StaticSlots:
         """What is to be noted on the cache."""
+        if self.capacity is not None:
+            return StaticSlots.of(self.behind, self.capacity)
         return Slots(self.first_slots, tuple(self.behind), self.text)
+
+
+def inputs_of_decoded(
+    slots: StaticSlots,
+    cuts: tuple[int, ...],
+    positions: str,
+    decoder: Any,
+    cache: Any,
+    kwargs: dict[str, Any],
+) -> list[Inputs | None]:
+    """What the layers behind each cut get with a token that is decoded on a static cache.
+
+    Every layer counts its own tokens, on the device: nothing depends on how many those are but the values,
+    so that one compiled program, or one graph of the device's, does for all.
+
+    Args:
+        slots: What was noted on the cache.
+        cuts: The pruning layers.
+        positions: "compact" or "original".
+        decoder: The decoder.
+        cache: The key-value cache.
+        kwargs: What the decoder was called with.
+    """
+    embeds, given = kwargs["inputs_embeds"], kwargs.get("position_ids")
+    if given is None:
+        given = torch.as_tensor(cache.get_seq_length(), device=embeds.device).view(1, 1)
+    implementation = decoder.config._attn_implementation
+    inputs: list[Inputs | None] = []
+    for cut, behind in zip(cuts, slots.behind, strict=True):
+        slot = torch.arange(behind.valid.shape[1], device=behind.valid.device)
+        filled = torch.as_tensor(cache.get_seq_length(cut + 1), device=slot.device)
+        seen = behind.valid & (slot <= filled)
+        mask = in_form(seen[:, None, None], implementation, embeds.dtype)
+        ids, embeddings = given, None
+        if positions == "compact":
+            ids = given - behind.shift
+            embeddings = decoder.rotary_emb(embeds, position_ids=ids)
+        inputs.append(Inputs(mask, ids, embeddings))
+    return inputs
 
 
 def valid_slots(mask: Any, embeddings: Tensor, past: int) -> Tensor:
     """Which slots of the first layer hold a token, the step's included: bool [B, S].
 
+    Waits for the device if the mask says who sees whom.
+
+    Args:
+        mask: None, [B, at least S], or [B, 1, M, at least S] of causal attention, bool or additive; or a dict
+            with one of these for full attention.
+        embeddings: [B, M, H].
+        past: S - M.
+
     Raises:
-        ValueError: The mask is not one of tokens.
+        ValueError: It is another one.
     """
     rows, new = embeddings.shape[:2]
+    if isinstance(mask, dict):
+        mask = mask.get(FULL)
     if mask is None:
         return torch.ones(rows, past + new, dtype=torch.bool, device=embeddings.device)
-    if not isinstance(mask, Tensor) or mask.dim() != 2 or mask.shape[1] < past + new:
-        got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
-        raise ValueError(
-            f"svdprune_ext: attention_mask must be None or [B, {past + new}] where vision tokens are dropped "
-            f"within the decoder, got {got}"
-        )
-    return mask[:, : past + new].bool().to(embeddings.device)
+    if isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape[1] >= past + new:
+        return mask[:, : past + new].bool().to(embeddings.device)
+    if isinstance(mask, Tensor) and mask.dim() == 4:
+        valid = _valid_of_causal(mask, past, new)
+        if valid is not None:
+            return valid.expand(rows, -1).to(embeddings.device)
+    got = list(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+    raise ValueError(
+        f"svdprune_ext: attention_mask must be None, [B, {past + new}] or causal where vision tokens are "
+        f"dropped within the decoder, got {got}"
+    )
+
+
+def _valid_of_causal(mask: Tensor, past: int, new: int) -> Tensor | None:
+    """Which slots hold a token, bool [B, S], by a mask [B, 1, M, at least S]; None if it is not causal."""
+    seen = mask if mask.dtype == torch.bool else mask == 0
+    if seen.shape[1] != 1 or seen.shape[2] != new or seen.shape[3] < past + new:
+        return None
+    seen = seen[:, 0]
+    valid = seen[:, -1, : past + new]
+    key = torch.arange(seen.shape[2], device=seen.device)
+    causal = key <= key[past : past + new].unsqueeze(1)
+    expected = causal & torch.nn.functional.pad(valid, (0, len(key) - past - new)).unsqueeze(1)
+    is_causal = (seen == expected) | ~valid[:, past:].unsqueeze(2)  # whatever padding sees
+    return valid if new == 1 or bool(is_causal.all()) else None
 
 
 def text_behind(vision: Tensor, valid: Tensor) -> Tensor:
