@@ -29,7 +29,7 @@ def assert_tridiag_agrees(x, keep, **options):
 
 
 @pytest.mark.parametrize("images", [1, 8, 9])
-@pytest.mark.parametrize("tokens", [1, 60, 256, 257, 576, 577, 768])
+@pytest.mark.parametrize("tokens", [1, 60, 256, 257, 576, 577, 768, 769, 1024])
 def test_it_runs_where_an_image_fits_on_chip(tokens, images):
     if not has_clusters():
         pytest.skip("no clusters of blocks: the GPU is older than sm_90")
@@ -43,7 +43,7 @@ def test_it_runs_where_an_image_fits_on_chip(tokens, images):
 
 
 @pytest.mark.parametrize(
-    "x", [gaussian(769, 80), gaussian(60, 80, dtype=torch.float64)], ids=["769 tokens", "float64"]
+    "x", [gaussian(1025, 80), gaussian(60, 80, dtype=torch.float64)], ids=["1025 tokens", "float64"]
 )
 def test_elsewhere_eigh_stands_in(x):
     assert ran(x)[0] == ["eigh"]
