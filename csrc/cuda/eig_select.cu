@@ -110,11 +110,8 @@ __device__ __forceinline__ Solved solve(const Team& team, Shared& s, const Image
   return {rank, m};
 }
 
-// A cluster: one image, blockIdx.y. Shared memory: SharedSizes, dynamic. n = N <= 32 kColumns. Every
-// decision is taken by all blocks alike, from the same bits; results are deterministic.
 template <int kColumns>
-__global__ __launch_bounds__(most_threads(kColumns), 1) void eig_select_kernel(Images x,
-                                                                               EigSelect a) {
+__device__ __forceinline__ void prune_image(const Images& x, const EigSelect& a) {
   const Team team = this_team();
   const int64_t b = blockIdx.y;
   const int n = static_cast<int>(length_of(x, b));
@@ -150,6 +147,17 @@ __global__ __launch_bounds__(most_threads(kColumns), 1) void eig_select_kernel(I
   send_kept(team, s, solved.rank, places_of(a.budget, b), a.budget.coverage);
   cluster_sync();
   gather_kept(team, s, x, b, a.budget, static_cast<char*>(a.tokens), a.indices, a.count);
+}
+
+// A cluster: one image, blockIdx.y. Shared memory: SharedSizes, dynamic. n = N <= 32 kColumns. Every
+// decision is taken by all blocks alike, from the same bits; results are deterministic. Empty for devices without
+// clusters, on which it is never launched.
+template <int kColumns>
+__global__ __launch_bounds__(most_threads(kColumns), 1) void eig_select_kernel(Images x,
+                                                                               EigSelect a) {
+  if constexpr (kClusters) {
+    prune_image<kColumns>(x, a);
+  }
 }
 
 // Calls f(kernel, its kColumns) with the smallest kernel for images of up to `tokens` tokens. False if there is
