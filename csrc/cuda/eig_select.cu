@@ -65,8 +65,9 @@ __device__ __forceinline__ int reduce(const Team& team, Shared& s, const LoadedG
   return m;
 }
 
-__device__ __forceinline__ int rank_of(const Shared& s, int m, double trace, const RankRule& rule,
-                                       int most, bool count_energy) {
+[[maybe_unused]] __device__ __forceinline__ int rank_of(const Shared& s, int m, double trace,
+                                                        const RankRule& rule, int most,
+                                                        bool count_energy) {
   double total = trace;
   if (m == s.n) {
     total = 0;
