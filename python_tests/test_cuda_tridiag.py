@@ -43,7 +43,7 @@ def assert_tridiag_agrees(backend, x, keep, **options):
 
 @on_backends(
     ("tokens", "images"),
-    product([1, 12, 60, 256, 257, 576, 577, 768], [1, 8, 9]),
+    product([1, 12, 60, 256, 257, 576, 577, 768, 769, 1024], [1, 8, 9]),
     quick=lambda tokens, images: tokens * images <= 12 * 9,
 )
 def test_it_runs_where_an_image_fits_on_chip(backend, tokens, images):
@@ -60,7 +60,7 @@ def test_it_runs_where_an_image_fits_on_chip(backend, tokens, images):
 
 
 @pytest.mark.parametrize(
-    "x", [gaussian(769, 20), gaussian(60, 80, dtype=torch.float64)], ids=["769 tokens", "float64"]
+    "x", [gaussian(1025, 80), gaussian(60, 80, dtype=torch.float64)], ids=["1025 tokens", "float64"]
 )
 def test_elsewhere_eigh_stands_in(backend, x):
     assert ran(backend.put(x))[0] == ["eigh"]

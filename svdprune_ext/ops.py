@@ -14,7 +14,7 @@ matrices; where that has not settled after 600 products, "eigh" takes over. It c
 given rank.
 
 On CUDA "auto" is "eigh", since "tridiag" has not run on a GPU yet. Asked for, "tridiag" takes two launches,
-for float32 and 16-bit input of up to 768 tokens on sm_90 and later; otherwise "eigh" stands in. Both have a
+for float32 and 16-bit input of up to 1024 tokens on sm_90 and later; otherwise "eigh" stands in. Both have a
 float32 Gram matrix there, and promise what is said of "eigh" above.
 
 Selection: "topk" keeps the tokens of highest leverage. "pivoted" picks one token after the other, each time

@@ -13,7 +13,7 @@ class Remainder {
       : sweep_(sweep), first_(first), order_(sweep.order() - first), v_(v), w_(w) {}
 
   // Whether R has no eigenvalue above `limit`. True is a proof, or, where none is cheap, wrong with probability
-  // below 3e-8; see Note [hidden eigenvalues].
+  // below 3e-8; see Note [hidden eigenvalues] in ../hidden_eigenvalues.h.
   bool lies_below(double limit) const;
 
  private:

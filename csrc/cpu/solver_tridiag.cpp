@@ -10,7 +10,7 @@
 //        sine of the angle between the subspaces (Davis, Kahan 1970), and with it the error of any
 //        leverage;
 //  (iii) R has no eigenvalue above theta_r - e_m, so none of G's above theta_r hides there; see
-//        Note [hidden eigenvalues].
+//        Note [hidden eigenvalues] in ../hidden_eigenvalues.h.
 // At m = n all hold with nothing left over, so a spectrum without a gap gets the full reduction.
 
 #include "back_transform.h"

@@ -10,6 +10,13 @@
 
 namespace svdprune::cuda {
 
+// Whether what is being compiled may run in clusters of several blocks.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+constexpr bool kClusters = false;
+#else
+constexpr bool kClusters = true;
+#endif
+
 // Of one launch. Blocks of one cluster are neighbours along x, so grid.x is a multiple of `size`.
 struct ClusterShape {
   unsigned size;  // blocks; up to 8 wherever there are clusters, up to 16 where a GPU allows it

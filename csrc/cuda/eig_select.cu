@@ -2,7 +2,7 @@
 // algorithm is that of ../cpu/solver_tridiag.cpp; the files in tridiag/ hold one idea each.
 //
 //   load      the rows of G, dealt to the blocks of a cluster
-//   reduce    fused tridiagonalisation, one exchange a step (certificate: may it stop?)
+//   reduce    fused tridiagonalisation, one exchange a step (certificate, probe: may it stop?)
 //   ritz      eigenvalues of T_m
 //   vectors   eigenvectors of T_m (multiple: where eigenvalues coincide)
 //   leverage  back through the reflectors, squared row norms
@@ -13,6 +13,7 @@
 #include "tridiag/load.cuh"
 #include "tridiag/multiple.cuh"
 
+#include <algorithm>
 #include <limits>
 #include <map>
 #include <mutex>
@@ -22,11 +23,10 @@ namespace svdprune::cuda {
 
 namespace {
 
-constexpr int kMostThreads = 32 * kMostWarps;
 #ifdef SVDPRUNE_EMULATED
 constexpr int kThreads = 64;  // which take an eighth of the time
 #else
-constexpr int kThreads = kMostThreads;
+constexpr int kThreads = 32 * kMostWarps;
 #endif
 
 struct Solved {
@@ -35,35 +35,45 @@ struct Solved {
 
 // Reduces until certified or to the end; the Ritz values are in s.ritz. Returns the steps.
 template <int kColumns>
-__device__ __forceinline__ int reduce(const Team& team, Shared& s, double trace,
-                                      const RankRule& rule, float* reflectors, int64_t stride) {
-  HeldRows<kColumns> held;
-  held.load(team, s);
-  double tau = first_column(team, s, reflectors, stride);
+__device__ __forceinline__ int reduce(const Team& team, Shared& s, const LoadedGram& loaded,
+                                      const RankRule& rule, float* gram, int64_t stride) {
   const int asked = static_cast<int>(rule.rank);
   int check = tridiag::next_check(0, s.n, asked);
-  int m = 1;
-  for (; m < s.n; ++m) {
-    if (m == check) {
-      if (asked > 0 || energy_captured(s, m, trace, rule.variance)) {
-        held.store(team, s);
-        __syncthreads();
-        if (certified(team, s, m, trace, rule.variance, asked)) {
-          return m;
+  first_column(team, s, gram, stride);
+  float scale = loaded.scale;
+  int m = 0;
+  for (;; scale = 1) {
+    HeldRows<kColumns> held;
+    held.load(team, s.n, gram, stride, scale);
+    for (; m < s.n; ++m) {
+      if (m > 0 && m == check) {
+        check = tridiag::next_check(m, s.n, asked);
+        if (asked > 0 || energy_captured(s, m, loaded.trace, rule.variance)) {
+          break;
         }
-        held.load(team, s);  // the same numbers; their registers were free in between
       }
-      check = tridiag::next_check(m, s.n, asked);
+      if (m > 0) {
+        next_column(team, s, m - 1, gram, stride);
+      }
+      sweep(team, s, held, m);
     }
-    tau = next_column(team, s, held, m - 1, tau, reflectors, stride);
+    if (m == s.n) {
+      break;
+    }
+    held.store(team, s.n, m, gram, stride);  // registers are needed, and rows from m on are free
+    __syncthreads();
+    if (certified(team, s, {m, gram, stride}, loaded.trace, rule.variance, asked)) {
+      return m;
+    }
   }
-  send_ritz_values(team, s, m, 0, kRounds);
+  send_ritz_values(team, s, m, kFine);
   cluster_sync();
   return m;
 }
 
-__device__ __forceinline__ int rank_of(const Shared& s, int m, double trace, const RankRule& rule,
-                                       int most, bool count_energy) {
+[[maybe_unused]] __device__ __forceinline__ int rank_of(const Shared& s, int m, double trace,
+                                                        const RankRule& rule, int most,
+                                                        bool count_energy) {
   double total = trace;
   if (m == s.n) {
     total = 0;
@@ -80,20 +90,15 @@ __device__ __forceinline__ int rank_of(const Shared& s, int m, double trace, con
 // Stages 2 and 3 for an image whose rows are loaded. Rank -1: an eigenvalue did not converge.
 template <int kColumns>
 __device__ __forceinline__ Solved solve(const Team& team, Shared& s, const Images& x,
-                                        const EigSelect& a, int64_t b, float* scores) {
+                                        const EigSelect& a, int64_t b, const LoadedGram& loaded,
+                                        float* scores) {
   const int64_t stride = x.tokens;
-  float* const reflectors = a.gram + b * stride * stride;
+  float* const gram = a.gram + b * stride * stride;  // whose rows become reflectors
   float* const vectors = a.vectors + b * (stride / 2 + 1) * stride;
-  double own = 0;
-  for (int i = team.thread; i < s.n; i += team.threads) {
-    own += cluster_map(s.rows, i % team.size)[i / team.size * s.row_length + i];
-  }
-  const double trace = block_sum(team, own, s.partial[0]);
-  cluster_sync();  // before a row changes
   RankRule rule = a.rule;
   rule.rank = min(rule.rank, min(static_cast<int64_t>(s.n), x.features));
-  const int m = reduce<kColumns>(team, s, trace, rule, reflectors, stride);
-  const int rank = rank_of(s, m, trace, rule, s.n, x.tokens > x.features || x.cu_seqlens);
+  const int m = reduce<kColumns>(team, s, loaded, rule, gram, stride);
+  const int rank = rank_of(s, m, loaded.trace, rule, s.n, x.tokens > x.features || x.cu_seqlens);
 
   const bool complement = m == s.n && rank > s.n - rank;
   const int first = complement ? rank : 0;
@@ -106,33 +111,33 @@ __device__ __forceinline__ Solved solve(const Team& team, Shared& s, const Image
     }
     cluster_sync();
   }
-  apply_reflectors<kColumns>(team, s, m - 1, columns, reflectors, vectors, stride);
+  apply_reflectors<kColumns>(team, s, m - 1, columns, gram, vectors, stride);
   cluster_sync();
   send_leverage(team, s, columns, complement, vectors, stride, scores);
   return {rank, m};
 }
 
-// A cluster: one image, blockIdx.y. Shared memory: SharedSizes, dynamic. n = N <= 32 kColumns. Every
-// decision is taken by all blocks alike, from the same bits; results are deterministic.
 template <int kColumns>
-__global__ __launch_bounds__(kMostThreads, 1) void eig_select_kernel(Images x, EigSelect a) {
+__device__ __forceinline__ void prune_image(const Images& x, const EigSelect& a) {
   const Team team = this_team();
   const int64_t b = blockIdx.y;
   const int n = static_cast<int>(length_of(x, b));
-  Shared s = carve(team, n);
+  Shared s = carve<kColumns>(team, n);
   float* const scores = a.scores + first_token(x, b);
   cluster_sync();  // all blocks have started
 
   Solved solved{0, 0};
   if (n > 0) {
-    const Loaded loaded = load_gram(team, s, x, a, b);
-    cluster_sync();
-    if (loaded == Loaded::kReady) {
-      solved = solve<kColumns>(team, s, x, a, b, scores);
+    float* const gram = a.gram + b * x.tokens * x.tokens;
+    const LoadedGram loaded = find_gram(team, s, x, a, b, gram);
+    if (loaded.state == Loaded::kReady) {
+      load_rows(team, s, gram, x.tokens, loaded.scale);
+      cluster_sync();
+      solved = solve<kColumns>(team, s, x, a, b, loaded, scores);
     } else {
-      solved.rank = loaded == Loaded::kNotFinite ? -1 : 0;
+      solved.rank = loaded.state == Loaded::kNotFinite ? -1 : 0;
     }
-    if (solved.rank < 0 || loaded != Loaded::kReady) {
+    if (solved.rank < 0 || loaded.state != Loaded::kReady) {
       send_score(team, s, solved.rank < 0 ? std::numeric_limits<float>::quiet_NaN() : 0.0f, scores);
     }
   }
@@ -151,16 +156,29 @@ __global__ __launch_bounds__(kMostThreads, 1) void eig_select_kernel(Images x, E
   gather_kept(team, s, x, b, a.budget, static_cast<char*>(a.tokens), a.indices, a.count);
 }
 
-// Calls f(kernel) with the smallest kernel for images of up to `tokens` tokens. False if there is
+// A cluster: one image, blockIdx.y. Shared memory: SharedSizes, dynamic. n = N <= 32 kColumns. Every
+// decision is taken by all blocks alike, from the same bits; results are deterministic. Empty for devices without
+// clusters, on which it is never launched.
+template <int kColumns>
+__global__ __launch_bounds__(most_threads(kColumns), 1) void eig_select_kernel(Images x,
+                                                                               EigSelect a) {
+  if constexpr (kClusters) {
+    prune_image<kColumns>(x, a);
+  }
+}
+
+// Calls f(kernel, its kColumns) with the smallest kernel for images of up to `tokens` tokens. False if there is
 // none.
 template <class F>
 bool with_kernel(int64_t tokens, F&& f) {
   if (tokens <= 256) {
-    f(eig_select_kernel<256 / 32>);
+    f(eig_select_kernel<256 / 32>, 256 / 32);
   } else if (tokens <= 576) {
-    f(eig_select_kernel<576 / 32>);
+    f(eig_select_kernel<576 / 32>, 576 / 32);
+  } else if (tokens <= 768) {
+    f(eig_select_kernel<768 / 32>, 768 / 32);
   } else if (tokens <= kMostTokens) {
-    f(eig_select_kernel<kMostTokens / 32>);
+    f(eig_select_kernel<kMostTokens / 32>, kMostTokens / 32);
   } else {
     return false;
   }
@@ -170,9 +188,16 @@ bool with_kernel(int64_t tokens, F&& f) {
 }  // namespace
 
 EigSelectShape eig_select_shape(int64_t tokens, int blocks, int threads) {
-  const bool fits = tokens > 0 && with_kernel(tokens, [](auto) {});
-  const int n = fits ? static_cast<int>(tokens) : 0;
-  return {fits ? blocks : 0, threads, SharedSizes(n, blocks, threads / 32).total_bytes(n)};
+  EigSelectShape shape{0, threads, 0};
+  if (tokens > 0) {
+    with_kernel(tokens, [&](auto, int columns) {
+      const int n = static_cast<int>(tokens);
+      shape.blocks = blocks;
+      shape.threads = std::min(threads, most_threads(columns));
+      shape.shared_bytes = SharedSizes(columns, n, blocks, shape.threads / 32).total_bytes();
+    });
+  }
+  return shape;
 }
 
 namespace {
@@ -191,7 +216,7 @@ bool runs(int64_t tokens, const EigSelectShape& shape) {
   const std::lock_guard lock(mutex);
   const auto [answer, is_new] = answers.try_emplace({device, shape.blocks, shape.shared_bytes});
   if (is_new) {
-    with_kernel(tokens, [&](auto kernel) {
+    with_kernel(tokens, [&](auto kernel, int) {
       answer->second = cluster_fits(kernel, dim3(shape.threads),
                                     {static_cast<unsigned>(shape.blocks), shape.shared_bytes});
     });
@@ -225,7 +250,7 @@ void launch_eig_select(const Images& x, const EigSelect& arguments, EigSelectSha
                        cudaStream_t stream) {
   const dim3 grid(shape.blocks, static_cast<unsigned>(x.images));
   const ClusterShape cluster{static_cast<unsigned>(shape.blocks), shape.shared_bytes};
-  with_kernel(x.tokens, [&](auto kernel) {
+  with_kernel(x.tokens, [&](auto kernel, int) {
     launch_clusters("eig_select_kernel", kernel, grid, dim3(shape.threads), cluster, stream, x,
                     arguments);
   });

@@ -5,6 +5,7 @@
 #include "../../csrc/cuda/tridiag/rotations.h"
 #include "../../csrc/cuda/tridiag/sturm.h"
 #include "../../csrc/cuda/tridiag/twisted.h"
+#include "../../csrc/hidden_eigenvalues.h"
 
 #include <algorithm>
 #include <limits>
@@ -131,6 +132,6 @@ int rank_standing_out(const double* values, int rank) {
 }
 
 double eigenvalue_bound(double trace, double square, int order) {
-  return largest_eigenvalue_bound(trace, square, order);
+  return svdprune::largest_eigenvalue_bound(trace, square, order);
 }
 }

@@ -11,9 +11,8 @@ namespace svdprune::tridiag {
 constexpr int kFirstCheck = 16;
 constexpr double kTolerance = 1e-4;  // eps of the certificate, as on the CPU for float32
 
-// The first step at or after which to look: 16, 24, 36, ... A check costs a few steps, so they lie
-// further apart than on the CPU. 0: none is left, as past n / 2 going on to the end costs less than
-// failing.
+// The step at which to look next: 16, 24, 36, ... A check that fails costs some eight steps, so they lie further
+// apart than on the CPU. 0: none is left, as past n / 2 going on to the end costs less than failing.
 SVDPRUNE_HOST_DEVICE inline int next_check(int after, int n, int rank_asked) {
   int m = kFirstCheck;
   while (m <= after || m < rank_asked + 8) {
@@ -45,15 +44,6 @@ SVDPRUNE_HOST_DEVICE inline int standing_out(const double* values, int rank) {
     --r;
   }
   return r;
-}
-
-// A bound on the largest eigenvalue of a symmetric matrix from its trace, squared norm and order
-// (Wolkowicz, Styan 1980). Never above the norm.
-SVDPRUNE_HOST_DEVICE inline double largest_eigenvalue_bound(double trace, double square,
-                                                            int order) {
-  const double excess = square - trace * trace / order;
-  const double spread = excess > 0 ? excess : 0;
-  return trace / order + std::sqrt((order - 1.0) / order * spread);
 }
 
 }  // namespace svdprune::tridiag

@@ -6,20 +6,32 @@
 
 namespace svdprune::cuda {
 
+constexpr int kTogether =
+    2;  // vectors that a warp takes back together: their sums wait for each other's shuffles
+
 // z <- (I - tau v v^T) z for vectors of 32 kColumns numbers, by a warp: lane l has entries l, l + 32,
-// ... of z. Sums in float32.
+// ... of each. Sums in float32.
 template <int kColumns>
 __device__ __forceinline__ void apply_reflector(const Team& team, float tau, const float* v,
-                                                float (&z)[kColumns]) {
-  float dot = 0;
+                                                float (&z)[kTogether][kColumns]) {
+  float factor[kTogether] = {};
 #pragma unroll
   for (int q = 0; q < kColumns; ++q) {
-    dot += v[32 * q + team.lane] * z[q];
+#pragma unroll
+    for (int t = 0; t < kTogether; ++t) {
+      factor[t] += v[32 * q + team.lane] * z[t][q];
+    }
   }
-  const float factor = tau * warp_sum(dot);
+#pragma unroll
+  for (int t = 0; t < kTogether; ++t) {
+    factor[t] = tau * warp_sum(factor[t]);
+  }
 #pragma unroll
   for (int q = 0; q < kColumns; ++q) {
-    z[q] -= factor * v[32 * q + team.lane];
+#pragma unroll
+    for (int t = 0; t < kTogether; ++t) {
+      z[t][q] -= factor[t] * v[32 * q + team.lane];
+    }
   }
 }
 
@@ -38,37 +50,41 @@ __device__ __forceinline__ void stage_reflectors(const Team& team, int n, int le
   __syncthreads();
 }
 
-// vectors [columns, stride] <- H_0 H_1 ... H_count-1 vectors, a warp a vector, which stays in
-// registers; the reflectors pass through the rows' memory, as many at a time as fit.
+// vectors [columns, stride] <- H_0 H_1 ... H_count-1 vectors, kTogether at a time a warp, in whose registers they
+// stay; the reflectors pass through the rows' memory, as many at a time as fit.
 template <int kColumns>
 __device__ __forceinline__ void apply_reflectors(const Team& team, const Shared& s, int count,
                                                  int columns, const float* reflectors,
                                                  float* vectors, int64_t stride) {
   float* const stage = reinterpret_cast<float*>(s.work);
   constexpr int kLength = 32 * kColumns;
-  const int held = static_cast<int>(s.work_bytes / (sizeof(float) * kLength));
-  for (int base = team.rank; base < columns; base += team.size * team.warps) {
+  const int staged = static_cast<int>(s.work_bytes / (sizeof(float) * kLength));
+  const int step = team.size * team.warps;
+  for (int base = team.rank; base < columns; base += kTogether * step) {
     const int j = base + team.size * team.warp;
     float* const own = vectors + j * stride + team.lane;
-    float z[kColumns];
-    if (j < columns) {
+    float z[kTogether][kColumns];
+#pragma unroll
+    for (int t = 0; t < kTogether; ++t) {
 #pragma unroll
       for (int q = 0; q < kColumns; ++q) {
-        z[q] = 32 * q + team.lane < s.n ? __ldcg(own + 32 * q) : 0;
+        const bool exists = j + t * step < columns && 32 * q + team.lane < s.n;
+        z[t][q] = exists ? __ldcg(own + t * step * stride + 32 * q) : 0;
       }
     }
-    for (int end = count; end > 0; end -= held) {
-      const int begin = max(0, end - held);
+    for (int end = count; end > 0; end -= staged) {
+      const int begin = max(0, end - staged);
       stage_reflectors(team, s.n, kLength, begin, end, reflectors, stride, stage);
       for (int k = end - 1; j < columns && k >= begin; --k) {
-        apply_reflector(team, s.tau[k], stage + (k - begin) * kLength, z);
+        apply_reflector(team, static_cast<float>(s.tau[k]), stage + (k - begin) * kLength, z);
       }
     }
-    if (j < columns) {
+#pragma unroll
+    for (int t = 0; t < kTogether; ++t) {
 #pragma unroll
       for (int q = 0; q < kColumns; ++q) {
-        if (32 * q + team.lane < s.n) {
-          own[32 * q] = z[q];
+        if (j + t * step < columns && 32 * q + team.lane < s.n) {
+          own[t * step * stride + 32 * q] = z[t][q];
         }
       }
     }
@@ -87,7 +103,7 @@ __device__ __forceinline__ Run own_tokens(const Team& team, int n) {
 
 // Every block's copy of the scores, in place of the exchange; and of what stays.
 __device__ __forceinline__ float* shared_scores(const Shared& s) {
-  return reinterpret_cast<float*>(s.exchange);
+  return reinterpret_cast<float*>(s.exchange[0]);
 }
 
 // scores [n]: squared row norms of vectors [columns, stride], or what they lack to 1; to global memory

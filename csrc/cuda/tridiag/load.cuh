@@ -2,7 +2,7 @@
 //
 // Note [rescue]
 // Where the magnitude of x is not near 1 the squares in its float32 Gram matrix overflow or
-// underflow; its trace tells. The cluster then looks for the largest |x|, and forms its rows anew from
+// underflow; its trace tells. The cluster then looks for the largest |x|, and forms the matrix anew from
 // x brought to about 1 by a power of two. That is slow, and as rare as such features are; an image
 // without energy, and one with NaN or Inf, come to light on the same way.
 #pragma once
@@ -15,6 +15,13 @@ namespace svdprune::cuda {
 constexpr double kLeastTrace = 1e-24, kLargestTrace = 1e34;
 
 enum class Loaded { kReady, kZero, kNotFinite };
+
+// The matrix that is worked on is scale * gram, of that trace.
+struct LoadedGram {
+  Loaded state;
+  float scale;
+  double trace;
+};
 
 __device__ __forceinline__ double power_of_two_below(double largest) {
   int exponent;
@@ -65,78 +72,74 @@ __device__ __forceinline__ double largest_magnitude(const Team& team, const Shar
   return largest;
 }
 
-// This block's rows of (scale x)(scale x)^T, a warp an element; sums in float64.
-__device__ __forceinline__ void form_rows(const Team& team, const Shared& s, const Images& x,
-                                          int64_t b, double scale) {
-  for (int i = team.rank; i < s.n; i += team.size) {
-    float* row = s.rows + i / team.size * s.row_length;
-    for (int j = team.warp; j < s.row_length; j += team.warps) {
+// This block's rows of gram [n, stride] = (scale x)(scale x)^T, a warp an element; sums in float64.
+__device__ __forceinline__ void form_rows(const Team& team, int n, const Images& x, int64_t b,
+                                          double scale, float* gram, int64_t stride) {
+  for (int i = team.rank; i < n; i += team.size) {
+    for (int j = team.warp; j < n; j += team.warps) {
       double sum = 0;
-      if (j < s.n) {
-        const int64_t left = token_offset(x, b, i), right = token_offset(x, b, j);
-        for (int64_t k = team.lane; k < x.features; k += 32) {
-          sum += scale * feature(x, left + k * x.feature_stride) *
-                 (scale * feature(x, right + k * x.feature_stride));
-        }
+      const int64_t left = token_offset(x, b, i), right = token_offset(x, b, j);
+      for (int64_t k = team.lane; k < x.features; k += 32) {
+        sum += scale * feature(x, left + k * x.feature_stride) *
+               (scale * feature(x, right + k * x.feature_stride));
       }
       sum = warp_sum(sum);
       if (team.lane == 0) {
-        row[j] = static_cast<float>(sum);
+        gram[i * stride + j] = static_cast<float>(sum);
       }
     }
   }
 }
 
-// This block's rows of scale * gram [n, stride].
-__device__ __forceinline__ void load_rows(const Team& team, const Shared& s, const float* gram,
-                                          int64_t stride, float scale) {
-  for (int i = team.rank + team.size * team.warp; i < s.n; i += team.size * team.warps) {
-    float* row = s.rows + i / team.size * s.row_length;
-    for (int j = team.lane; j < s.row_length; j += 32) {
-      row[j] = j < s.n ? scale * gram[i * stride + j] : 0;
-    }
-  }
-}
-
-// Multiplies the rows in place by a power of two that brings the trace below 1.
-__device__ __forceinline__ void scale_rows(const Team& team, const Shared& s) {
+// Of gram [n, stride], which this launch may have written.
+__device__ __forceinline__ double trace_of(const Team& team, const Shared& s, const float* gram,
+                                           int64_t stride) {
   double own = 0;
   for (int i = team.thread; i < s.n; i += team.threads) {
-    own += cluster_map(s.rows, i % team.size)[i / team.size * s.row_length + i];
+    own += __ldcg(gram + i * stride + i);
   }
-  const auto scale = static_cast<float>(power_of_two_below(block_sum(team, own, s.partial[1])));
-  cluster_sync();
-  const int count = (s.n - team.rank + team.size - 1) / team.size * s.row_length;
-  for (int k = team.thread; k < count; k += team.threads) {
-    s.rows[k] *= scale;
-  }
+  return block_sum(team, own, s.partial[1]);
 }
 
-// The image's Gram matrix into the blocks' rows; seen after the next cluster_sync.
-__device__ __forceinline__ Loaded load_gram(const Team& team, const Shared& s, const Images& x,
-                                            const EigSelect& a, int64_t b) {
+// Finds an image's Gram matrix, formed anew if need be; seen after the next cluster_sync.
+__device__ __forceinline__ LoadedGram find_gram(const Team& team, const Shared& s, const Images& x,
+                                                const EigSelect& a, int64_t b, float* gram) {
   double own = 0;
   for (int64_t part = team.thread; part < a.parts; part += team.threads) {
     own += a.partials[2 * (b * a.parts + part)];
   }
-  const double trace = block_sum(team, own, s.partial[0]);
-  if (trace >= kLeastTrace && trace <= kLargestTrace) {
-    load_rows(team, s, a.gram + b * x.tokens * x.tokens, x.tokens,
-              static_cast<float>(power_of_two_below(trace)));
-    return Loaded::kReady;
+  double trace = block_sum(team, own, s.partial[0]);
+  if (!(trace >= kLeastTrace && trace <= kLargestTrace)) {
+    __syncthreads();
+    const double magnitude = a.largest ? a.largest[b] : largest_magnitude(team, s, x, b);
+    if (!isfinite(magnitude)) {
+      return {Loaded::kNotFinite, 0, 0};
+    }
+    if (magnitude == 0 || a.largest) {
+      return {Loaded::kZero, 0, 0};  // a packed image is near 1, or zero
+    }
+    form_rows(team, s.n, x, b, power_of_two_below(magnitude), gram, x.tokens);
+    cluster_sync();
+    trace = trace_of(team, s, gram, x.tokens);
   }
-  __syncthreads();
-  const double magnitude = a.largest ? a.largest[b] : largest_magnitude(team, s, x, b);
-  if (!isfinite(magnitude)) {
-    return Loaded::kNotFinite;
+  const double scale = power_of_two_below(trace);
+  return {Loaded::kReady, static_cast<float>(scale), scale * trace};
+}
+
+// This block's rows of scale * gram [n, stride] that are not held in registers; row 0, as the first column, to
+// next_v; and no update pending.
+__device__ __forceinline__ void load_rows(const Team& team, const Shared& s, const float* gram,
+                                          int64_t stride, float scale) {
+  for (int slot = s.held + team.warp; slot < slot_count(team, s.n); slot += team.warps) {
+    const float* row = gram + (slot * team.size + team.rank) * stride;
+    for (int j = team.lane; j < s.row_length; j += 32) {
+      row_of_slot(s, slot)[j] = j < s.n ? scale * __ldcg(row + j) : 0;
+    }
   }
-  if (magnitude == 0 || a.largest) {
-    return Loaded::kZero;  // a packed image is near 1, or zero
+  for (int j = team.thread; j < kMostTokens; j += team.threads) {
+    s.v[j] = s.w[j] = 0;
+    s.next_v[j] = j < s.n ? scale * __ldcg(gram + j) : 0;
   }
-  form_rows(team, s, x, b, power_of_two_below(magnitude));
-  cluster_sync();
-  scale_rows(team, s);
-  return Loaded::kReady;
 }
 
 }  // namespace svdprune::cuda

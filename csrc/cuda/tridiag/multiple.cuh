@@ -10,15 +10,21 @@ namespace svdprune::cuda {
 
 constexpr int kMostSweeps = 60;  // an eigenvalue; about 2 are needed
 
+// Rows of Z that are worked on together: slots begin .. end of this block, in place of the matrix.
+struct Rows {
+  int begin, end;
+  float* z;
+};
+
 // One sweep by thread 0 of every block, then each thread turns its own row of Z.
-__device__ __forceinline__ void turn_rows(const Team& team, const Shared& s, int m, int first,
-                                          int last, double* cosine, double* sine) {
+__device__ __forceinline__ void turn_rows(const Team& team, const Shared& s, const Rows& rows,
+                                          int first, int last, double* cosine, double* sine) {
   if (team.thread == 0) {
     tridiag::ql_sweep(s.diagonal, s.coupling, first, last, cosine, sine);
   }
   __syncthreads();
-  for (int slot = team.thread; slot < slot_count(team, m); slot += team.threads) {
-    float* const z = s.rows + slot * s.row_length;
+  for (int slot = rows.begin + team.thread; slot < rows.end; slot += team.threads) {
+    float* const z = rows.z + (slot - rows.begin) * s.row_length;
     float right = z[last];
     for (int i = last - 1; i >= first; --i) {
       const float c = static_cast<float>(cosine[i]), sn = static_cast<float>(sine[i]);
@@ -31,17 +37,14 @@ __device__ __forceinline__ void turn_rows(const Team& team, const Shared& s, int
   __syncthreads();
 }
 
-// vectors [columns, stride]: orthogonal unit eigenvectors of T_m, those whose eigenvalues come at
-// places first .. in descending order; zeros from m to n. Consumes T and the rows, whose place Z's
-// rows take. False if an eigenvalue did not converge. All blocks iterate alike.
-__device__ __forceinline__ bool write_orthogonal_vectors(const Team& team, const Shared& s, int m,
-                                                         int first, int columns, float* vectors,
-                                                         int64_t stride) {
-  double* const cosine = reinterpret_cast<double*>(s.exchange);
-  double* const sine = cosine + s.n;
-  for (int slot = team.warp; slot < slot_count(team, m); slot += team.warps) {
+// Diagonalises T, with these rows of Z. False if an eigenvalue did not converge.
+__device__ __forceinline__ bool iterate(const Team& team, const Shared& s, int m,
+                                        const Rows& rows) {
+  double* const cosine = reinterpret_cast<double*>(s.exchange[0]);
+  double* const sine = reinterpret_cast<double*>(s.exchange[1]);
+  for (int slot = rows.begin + team.warp; slot < rows.end; slot += team.warps) {
     for (int j = team.lane; j < m; j += 32) {
-      s.rows[slot * s.row_length + j] = j == slot * team.size + team.rank;
+      rows.z[(slot - rows.begin) * s.row_length + j] = j == slot * team.size + team.rank;
     }
   }
   __syncthreads();
@@ -56,10 +59,17 @@ __device__ __forceinline__ bool write_orthogonal_vectors(const Team& team, const
         return false;
       }
       __syncthreads();
-      turn_rows(team, s, m, row, last, cosine, sine);
+      turn_rows(team, s, rows, row, last, cosine, sine);
     }
   }
-  // The column of an eigenvalue goes to its place in the order; equal ones in their own order.
+  return true;
+}
+
+// The rows' entries of vectors [columns, stride], those whose eigenvalues come at places first .. in descending
+// order. The column of an eigenvalue goes to its place; equal ones in their own order.
+__device__ __forceinline__ void write_in_order(const Team& team, const Shared& s, int m,
+                                               const Rows& rows, int first, int columns,
+                                               float* vectors, int64_t stride) {
   for (int j = team.warp; j < m; j += team.warps) {
     int place = 0;
     for (int i = team.lane; i < m; i += 32) {
@@ -69,8 +79,43 @@ __device__ __forceinline__ bool write_orthogonal_vectors(const Team& team, const
     if (place < 0 || place >= columns) {
       continue;
     }
-    for (int row = team.rank + team.size * team.lane; row < s.n; row += 32 * team.size) {
-      vectors[place * stride + row] = row < m ? s.rows[row / team.size * s.row_length + j] : 0;
+    for (int slot = rows.begin + team.lane; slot < rows.end; slot += 32) {
+      vectors[place * stride + slot * team.size + team.rank] =
+          rows.z[(slot - rows.begin) * s.row_length + j];
+    }
+  }
+}
+
+// vectors [columns, stride]: orthogonal unit eigenvectors of T_m, those whose eigenvalues come at
+// places first .. in descending order; zeros from m to n. Consumes T and the rows, whose place Z's
+// rows take, as many at a time as fit: each time from a copy of T anew. False if an eigenvalue did not converge.
+// All blocks iterate alike.
+__device__ __forceinline__ bool write_orthogonal_vectors(const Team& team, const Shared& s, int m,
+                                                         int first, int columns, float* vectors,
+                                                         int64_t stride) {
+  double* const copy = reinterpret_cast<double*>(s.work + s.work_bytes) - 2 * m;
+  const size_t room = s.work_bytes - sizeof(double) * 2 * m;
+  const int fitting = static_cast<int>(room / (sizeof(float) * s.row_length));
+  for (int i = team.thread; i < m; i += team.threads) {
+    copy[i] = s.diagonal[i];
+    copy[m + i] = s.coupling[i];
+  }
+  for (int begin = 0; begin * team.size < m; begin += fitting) {
+    __syncthreads();
+    for (int i = team.thread; i < m; i += team.threads) {
+      s.diagonal[i] = copy[i];
+      s.coupling[i] = copy[m + i];
+    }
+    const Rows rows{begin, min(begin + fitting, slot_count(team, m)),
+                    reinterpret_cast<float*>(s.work)};
+    if (!iterate(team, s, m, rows)) {
+      return false;
+    }
+    write_in_order(team, s, m, rows, first, columns, vectors, stride);
+  }
+  for (int j = team.warp; j < columns; j += team.warps) {
+    for (int row = m + team.rank + team.size * team.lane; row < s.n; row += 32 * team.size) {
+      vectors[j * stride + row] = 0;
     }
   }
   return true;

@@ -17,17 +17,8 @@ namespace svdprune::cuda {
 constexpr int kRowsAtOnce =
     4;  // rows in shared memory that a warp takes together, sharing loads of v, w
 
-// Slots of this block's rows from `first` on.
-__device__ __forceinline__ int first_slot(const Team& team, int first) {
-  return first > team.rank ? (first - team.rank + team.size - 1) / team.size : 0;
-}
-
-__device__ __forceinline__ int slot_count(const Team& team, int n) {
-  return (n - team.rank + team.size - 1) / team.size;
-}
-
-// A warp's rows `slot`, slot + warps, ... (count of them), columns from `first`: applies the pending
-// update, and returns the products with next_v in every lane.
+// A warp's rows `slot`, slot + warps, ... (count of them) in shared memory, columns from `first`: applies the
+// pending update, and returns the products with next_v in every lane.
 __device__ __forceinline__ void sweep_rows(const Team& team, const Shared& s, int first, int slot,
                                            int count, float (&product)[kRowsAtOnce]) {
   float v_row[kRowsAtOnce], w_row[kRowsAtOnce];
@@ -45,8 +36,7 @@ __device__ __forceinline__ void sweep_rows(const Team& team, const Shared& s, in
 #pragma unroll
     for (int r = 0; r < kRowsAtOnce; ++r) {
       if (r < count) {
-        auto* const place =
-            reinterpret_cast<float4*>(s.rows + (slot + r * team.warps) * s.row_length + j);
+        auto* const place = reinterpret_cast<float4*>(row_of_slot(s, slot + r * team.warps) + j);
         float4 a = *place;
         a.x = tridiag::updated(a.x, v_row[r], w_row[r], v.x, w.x);
         a.y = tridiag::updated(a.y, v_row[r], w_row[r], v.y, w.y);
@@ -69,33 +59,37 @@ __device__ __forceinline__ void sweep_rows(const Team& team, const Shared& s, in
 // of each. n <= 32 kColumns.
 template <int kColumns>
 struct HeldRows {
-  static constexpr int kHeld = kColumns <= 18 ? 2 : 1;  // rows for which there are registers
+  static constexpr int kHeld = held_rows(kColumns);
 
   float a[kHeld][kColumns];
 
-  __device__ __forceinline__ void load(const Team& team, const Shared& s) {
+  __device__ __forceinline__ static int row(const Team& team, int r) {
+    return (team.warp + r * team.warps) * team.size + team.rank;
+  }
+
+  // From scale * rows [n, stride].
+  __device__ __forceinline__ void load(const Team& team, int n, const float* rows, int64_t stride,
+                                       float scale) {
 #pragma unroll
     for (int r = 0; r < kHeld; ++r) {
-      const int slot = team.warp + r * team.warps;
 #pragma unroll
       for (int q = 0; q < kColumns; ++q) {
-        const int j = 32 * q + team.lane;
-        const bool exists = slot < slot_count(team, s.n) && j < s.n;
-        a[r][q] = exists ? s.rows[slot * s.row_length + j] : 0;
+        const int i = row(team, r), j = 32 * q + team.lane;
+        a[r][q] = i < n && j < n ? scale * __ldcg(rows + i * stride + j) : 0;
       }
     }
   }
 
-  // Back to shared memory, for a look at the whole matrix.
-  __device__ __forceinline__ void store(const Team& team, const Shared& s) const {
+  // Those from row and column `first` on to rows [n, stride].
+  __device__ __forceinline__ void store(const Team& team, int n, int first, float* rows,
+                                        int64_t stride) const {
 #pragma unroll
     for (int r = 0; r < kHeld; ++r) {
-      const int slot = team.warp + r * team.warps;
 #pragma unroll
       for (int q = 0; q < kColumns; ++q) {
-        const int j = 32 * q + team.lane;
-        if (slot < slot_count(team, s.n) && j < s.n) {
-          s.rows[slot * s.row_length + j] = a[r][q];
+        const int i = row(team, r), j = 32 * q + team.lane;
+        if (i >= first && i < n && j >= first && j < n) {
+          rows[i * stride + j] = a[r][q];
         }
       }
     }
@@ -108,10 +102,9 @@ struct HeldRows {
     float v_row[kHeld], w_row[kHeld], product[kHeld] = {}, entry[kHeld] = {};
 #pragma unroll
     for (int r = 0; r < kHeld; ++r) {
-      const int row = (team.warp + r * team.warps) * team.size + team.rank;
-      live[r] = row >= first && row < s.n;
-      v_row[r] = live[r] ? s.v[row] : 0;
-      w_row[r] = live[r] ? s.w[row] : 0;
+      live[r] = row(team, r) >= first && row(team, r) < s.n;
+      v_row[r] = live[r] ? s.v[row(team, r)] : 0;
+      w_row[r] = live[r] ? s.w[row(team, r)] : 0;
     }
     if (!live[0] && !live[kHeld - 1]) {
       return;
@@ -134,22 +127,28 @@ struct HeldRows {
     for (int r = 0; r < kHeld; ++r) {
       const RowResult result{warp_sum(product[r]), __shfl_sync(kAllLanes, entry[r], first % 32)};
       if (live[r]) {
-        const int row = (team.warp + r * team.warps) * team.size + team.rank;
-        tell_all(team, exchange + row, result);
+        tell_all(team, exchange + row(team, r), result);
       }
     }
   }
 };
 
-// This block's part of step k = first - 1.
+// What the blocks send each other in step k.
+__device__ __forceinline__ RowResult* exchange_of(const Shared& s, int k) {
+  return k % 2 == 0 ? s.exchange[0] : s.exchange[1];
+}
+
+// The sweep of step k, with reflector k in next_v and the update of step k - 1 pending in v and w. Afterwards the
+// matrix has no update pending, and v and w are free.
 template <int kColumns>
 __device__ __forceinline__ void sweep(const Team& team, const Shared& s, HeldRows<kColumns>& held,
-                                      int first, RowResult* exchange) {
+                                      int k) {
+  const int first = k + 1;
+  RowResult* const exchange = exchange_of(s, k);
   held.sweep(team, s, first, exchange);
   const int slots = slot_count(team, s.n);
-  const int in_shared = max(first_slot(team, first), HeldRows<kColumns>::kHeld * team.warps);
   const int stride = kRowsAtOnce * team.warps;
-  for (int slot = in_shared + team.warp; slot < slots; slot += stride) {
+  for (int slot = max(first_slot(team, first), s.held) + team.warp; slot < slots; slot += stride) {
     const int count = min(kRowsAtOnce, (slots - slot + team.warps - 1) / team.warps);
     float product[kRowsAtOnce];
     sweep_rows(team, s, first, slot, count, product);
@@ -158,25 +157,24 @@ __device__ __forceinline__ void sweep(const Team& team, const Shared& s, HeldRow
     for (int r = 0; r < kRowsAtOnce; ++r) {
       if (r < count) {
         const int own = slot + r * team.warps;
-        const float entry = s.rows[own * s.row_length + first];
+        const float entry = row_of_slot(s, own)[first];
         tell_all(team, exchange + own * team.size + team.rank, RowResult{product[r], entry});
       }
     }
   }
+  cluster_sync();
 }
 
 // Column k, whose entries from k on stand in next_v, each thread having written its own (i % threads
 // == thread): keeps T's row k and leaves the reflector in next_v, zero up to k. pivot: entry k + 1.
 // reflectors [n, stride]: v_k goes to row k.
 __device__ __forceinline__ void reflect_column(const Team& team, Shared& s, int k, float diagonal,
-                                               float pivot, float* reflectors, int64_t stride,
-                                               double& tau) {
+                                               float pivot, float* reflectors, int64_t stride) {
   double tail = 0;
   for (int i = team.thread; i < s.n; i += team.threads) {
     tail += i > k + 1 ? static_cast<double>(s.next_v[i]) * s.next_v[i] : 0;
   }
   const auto h = tridiag::reflect(pivot, block_sum(team, tail, s.partial[1]));
-  tau = h.tau;
   const bool writes = k % team.size == team.rank;
   for (int i = team.thread; i < kMostTokens; i += team.threads) {
     const float value = i <= k || i >= s.n ? 0 : i == k + 1 ? 1 : s.next_v[i] * h.scale;
@@ -188,35 +186,24 @@ __device__ __forceinline__ void reflect_column(const Team& team, Shared& s, int 
   if (team.thread == 0) {
     s.diagonal[k] = diagonal;
     s.coupling[k] = k + 1 < s.n ? h.beta : 0;
-    s.tau[k] = static_cast<float>(h.tau);
+    s.tau[k] = h.tau;
   }
   __syncthreads();
 }
 
-// Column 0, from block 0's first row.
-__device__ __forceinline__ double first_column(const Team& team, Shared& s, float* reflectors,
-                                               int64_t stride) {
-  const float* row = cluster_map(s.rows, 0);
-  for (int i = team.thread; i < kMostTokens; i += team.threads) {
-    s.v[i] = s.w[i] = 0;
-    s.next_v[i] = i < s.n ? row[i] : 0;
-  }
-  double tau = 0;
-  reflect_column(team, s, 0, row[0], s.n > 1 ? row[1] : 0, reflectors, stride, tau);
-  return tau;
+// Column 0, which is in next_v.
+__device__ __forceinline__ void first_column(const Team& team, Shared& s, float* reflectors,
+                                             int64_t stride) {
+  const float diagonal = s.next_v[0], pivot = s.n > 1 ? s.next_v[1] : 0;
+  reflect_column(team, s, 0, diagonal, pivot, reflectors, stride);
 }
 
-// Step k: from reflector k in next_v, with the update of step k - 1 pending in v and w, to reflector k
-// + 1 with step k's pending.
-template <int kColumns>
-__device__ __forceinline__ double next_column(const Team& team, Shared& s, HeldRows<kColumns>& held,
-                                              int k, double tau, float* reflectors,
-                                              int64_t stride) {
+// The rest of step k: reflector k + 1 in next_v, and the update of step k pending.
+__device__ __forceinline__ void next_column(const Team& team, Shared& s, int k, float* reflectors,
+                                            int64_t stride) {
   const int first = k + 1;
-  RowResult* const received = s.exchange + k % 2 * s.n;
-  sweep(team, s, held, first, received);
-  cluster_sync();
-
+  const double tau = s.tau[k];
+  const RowResult* const received = exchange_of(s, k);
   double dot = 0;
   for (int i = team.thread; i < s.n; i += team.threads) {
     dot += i >= first ? static_cast<double>(s.next_v[i]) * received[i].product : 0;
@@ -237,9 +224,7 @@ __device__ __forceinline__ double next_column(const Team& team, Shared& s, HeldR
   float* const column = s.v;
   s.v = s.next_v;
   s.next_v = column;
-  double next_tau = 0;
-  reflect_column(team, s, first, diagonal, pivot, reflectors, stride, next_tau);
-  return next_tau;
+  reflect_column(team, s, first, diagonal, pivot, reflectors, stride);
 }
 
 }  // namespace svdprune::cuda

@@ -1,4 +1,4 @@
-// Eigenvalues of T_m, all at the same time: a warp an eigenvalue, by multisection.
+// Eigenvalues of T_m, all at the same time, by multisection: a warp has one eigenvalue, or two or four.
 #pragma once
 
 #include "shared.cuh"
@@ -8,30 +8,43 @@ namespace svdprune::cuda {
 
 // G is positive semidefinite but for rounding, and its trace is below 1.
 constexpr double kLowest = -0x1p-7, kHighest = 1 + 0x1p-7;
-constexpr int kSections = 33;     // 32 points, one a lane
-constexpr int kCoarseRounds = 6;  // 33^-6 = 2^-30, enough to turn most certificates down
-constexpr int kRounds = 10;       // 33^-10 = 2^-50
+constexpr double kCoarse = 0x1p-30;  // width of an interval: enough to turn most certificates down
+constexpr double kFine = 0x1p-50;
 
-// ritz [m], descending, in every block; seen after the next cluster_sync. From round `begin`, before
-// which the rounds before it must have been sent and seen, to round `end`. Each value depends on T
-// alone, whatever the cluster's size.
+// The lanes that share an eigenvalue, each with one point a round. Few for many eigenvalues, so that a cluster of 16
+// blocks has them all on its way: a round costs the same, whatever it is spent on.
+__device__ __forceinline__ int lanes_of(int m) {
+  constexpr int kWarps = kMostCluster * kMostWarps;
+  return m <= kWarps ? 32 : m <= 2 * kWarps ? 16 : 8;
+}
+
+// ritz [m]: the eigenvalues' intervals of width at most `to`, their middles, descending, in every block; seen after
+// the next cluster_sync. refines: from the middles to kCoarse, which have been seen. Each value depends on T alone,
+// whatever the cluster's size.
 __device__ __forceinline__ void send_ritz_values(const Team& team, const Shared& s, int m,
-                                                 int begin, int end) {
-  double start_width = kHighest - kLowest;
-  for (int round = 0; round < begin; ++round) {
-    start_width /= kSections;
+                                                 double to, bool refines = false) {
+  const int lanes = lanes_of(m), together = 32 / lanes;
+  const int own = team.lane / lanes, point = team.lane % lanes + 1;
+  const unsigned points = (lanes == 32 ? kAllLanes : (1u << lanes) - 1) << own * lanes;
+  double start = kHighest - kLowest;
+  while (refines && start > kCoarse) {
+    start /= lanes + 1;
   }
-  for (int index = team.rank + team.size * team.warp; index < m; index += team.size * team.warps) {
-    double width = start_width;
-    double low = begin > 0 ? s.ritz[index] - width / 2 : kLowest;
+  for (int first = together * (team.rank + team.size * team.warp); first < m;
+       first += together * team.size * team.warps) {
+    const int index = min(first + own, m - 1);
+    double low = refines ? s.ritz[index] - start / 2 : kLowest;
+    double width = start;
     __syncwarp();
-    for (int round = begin; round < end; ++round) {
-      width /= kSections;
-      const double x = low + (team.lane + 1) * width;
-      const bool below = tridiag::eigenvalues_above(s.diagonal, s.coupling, m, x) > index;
-      low += __popc(__ballot_sync(kAllLanes, below)) * width;
+    while (width > to) {
+      width /= lanes + 1;
+      const double x = low + point * width;
+      const bool above = tridiag::eigenvalues_above(s.diagonal, s.coupling, m, x) > index;
+      low += __popc(__ballot_sync(kAllLanes, above) & points) * width;
     }
-    tell_all(team, s.ritz + index, low + width / 2);
+    for (int i = first; i < min(first + together, m); ++i) {
+      tell_all(team, s.ritz + i, __shfl_sync(kAllLanes, low + width / 2, (i - first) * lanes));
+    }
   }
 }
 
