@@ -81,8 +81,8 @@ def _by_hand(row: dict[str, Any], unpruned: dict[str, Any]) -> str:
 
 
 _BY_HAND = (
-    "By hand: the unpatched language model is handed as many embeddings. A prefill reads every weight however few "
-    "its tokens, which FLOPs do not count; what more the pruned prefill takes is the patch's."
+    "By hand: the unpatched language model is handed as many embeddings. A prefill reads every weight "
+    "however few its tokens, which FLOPs do not count; what more the pruned prefill takes is the patch's."
 )
 
 
