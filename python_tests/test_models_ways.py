@@ -26,7 +26,7 @@ MARKS = {
     "chunked_prefill": CHUNKED,
     "torchao": needs("torchao"),
     "bitsandbytes": needs("bitsandbytes"),
-    "offloaded": needs("accelerate"),
+    "device_map": needs("accelerate"),
 }
 CASES = [
     pytest.param(*(way.name, kind), id=f"{way.name}-{kind}", marks=MARKS.get(way.name, ()))

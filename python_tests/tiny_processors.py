@@ -1,4 +1,4 @@
-"""Processors for the tiny models: a tokenizer with one token a character, and the family's own image steps."""
+"""Processors for the tiny models: a tokenizer with one token a character, the family's own image steps."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ WAYS = (
     Way("torchao", "8-bit weights, by torchao"),
     Way("bitsandbytes", "4-bit weights, by bitsandbytes"),
     Way("two_devices", "parts of the model on different devices, as `device_map` puts them"),
-    Way("offloaded", "parts of the model on disk, by accelerate"),
+    Way("device_map", '`from_pretrained(device_map="auto")`, with layers on disk'),
     Way("pipeline", '`pipeline("image-text-to-text")`'),
 )
 
