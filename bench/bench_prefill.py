@@ -7,6 +7,8 @@ holds 64 text tokens and one image of 576 vision tokens.
 
 ``python -m bench.bench_prefill --json FILE [--device cpu] [--budget SECONDS]``. Rounds alternate between the
 budgets K of SVD-Prune and the methods within the decoder; parts are timed in hooks, on a GPU by CUDA events.
+Beside each K stands the prefill of as many tokens that the model, unpatched, is handed as embeddings: what it
+takes is the shape's, and the rest the patch's.
 On a CPU the patch itself is timed, too (``bench.patch_overhead``), for as long again.
 """
 
@@ -16,8 +18,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from torch.nn.functional import interpolate
 
 import svdprune_ext
 from bench import patch_overhead
+from bench.prefill_marks import PARTS, Marks, by_hand, marking
 from bench.prefill_rows import KEEPS, WITHIN_DECODER, Candidate, of_svd_prune
 from bench.timing import describe_machine, median
 from svdprune_ext.estimate import estimate
@@ -35,13 +37,6 @@ from svdprune_ext.vlm_shapes import shape_of
 
 BATCHES = (1, 8)
 TEXT_TOKENS = 64
-PARTS = {
-    "vision tower": ("tower", "tower end"),
-    "pruning": ("features", "pruned"),
-    "projector": ("pruned", "projected"),
-    "prefill": ("decoder", "logits"),
-    "total": ("tower", "logits"),
-}
 _IMAGE_TOKEN = 3
 _BEFORE_IMAGE = 5  # text tokens in front of the image
 
@@ -169,57 +164,6 @@ def make_inputs(model: Any, sizes: Sizes, images: int) -> dict[str, Tensor]:
     }
 
 
-class Marks:
-    """Points in time by name: CUDA events on a GPU, the host's clock elsewhere."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._at: dict[str, Any] = {}
-
-    def __call__(self, name: str) -> None:
-        """Marks this point of the current stream."""
-        if self._device.type != "cuda":
-            self._at[name] = time.perf_counter()
-            return
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        self._at[name] = event
-
-    def seconds(self) -> dict[str, float]:
-        """Seconds of each of ``PARTS``; waits for the device."""
-        if self._device.type != "cuda":
-            return {part: self._at[end] - self._at[start] for part, (start, end) in PARTS.items()}
-        torch.cuda.synchronize(self._device)
-        return {
-            part: self._at[start].elapsed_time(self._at[end]) / 1e3
-            for part, (start, end) in PARTS.items()
-        }
-
-
-@contextmanager
-def _marking(model: Any, mark: Marks) -> Iterator[Callable[[], None]]:
-    """Hooks that mark the parts; what it yields is to be called once the pruning is in place."""
-    tower, projector = model.model.vision_tower, model.model.multi_modal_projector
-    handles = [
-        tower.register_forward_pre_hook(lambda *_: mark("tower")),
-        tower.register_forward_hook(lambda *_: mark("tower end")),
-        projector.register_forward_pre_hook(lambda *_: mark("features")),
-        model.model.language_model.register_forward_pre_hook(lambda *_: mark("decoder")),
-        model.lm_head.register_forward_hook(lambda *_: mark("logits")),
-    ]
-
-    def hook_pruned() -> None:
-        # Hooks run in the order of their registration: these after the pruning's own.
-        handles.append(projector.register_forward_pre_hook(lambda *_: mark("pruned")))
-        handles.append(projector.register_forward_hook(lambda *_: mark("projected")))
-
-    try:
-        yield hook_pruned
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 @torch.inference_mode()
 def prefill(
     model: Any, inputs: dict[str, Tensor], arguments: dict[str, Any] | None
@@ -236,7 +180,7 @@ def prefill(
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(device)
     handle = None
-    with _marking(model, mark) as hook_pruned:
+    with marking(model, mark) as hook_pruned:
         try:
             if arguments is not None:
                 handle = svdprune_ext.apply(model, **arguments)
@@ -270,11 +214,14 @@ def measure(
     candidates = (*of_svd_prune(keeps, sizes.vision_tokens), *within)
     for candidate in candidates:
         prefill(model, inputs, candidate.arguments)
+    prompt = model.get_input_embeddings()(inputs["input_ids"]).detach()
     passes: list[list[dict[str, Any]]] = [[] for _ in candidates]
     end = time.monotonic() + budget
     while len(passes[-1]) < 2 or (time.monotonic() < end and len(passes[-1]) < 30):
         for own, candidate in zip(passes, candidates, strict=True):
             own.append(prefill(model, inputs, candidate.arguments))
+            if not candidate.is_within:
+                own[-1]["by_hand"] = by_hand(model, prompt[:, : TEXT_TOKENS + candidate.keep])
     return [row(sizes, images, c, own) for c, own in zip(candidates, passes, strict=True)]
 
 
@@ -295,6 +242,7 @@ def row(
         "keep": candidate.keep,
         "rank": passes[0]["rank"],
         "seconds": seconds,
+        "by_hand": None if candidate.is_within else median([p["by_hand"] for p in passes]),
         "rounds": len(passes),
         "memory": passes[-1]["memory"],
         "flops": sizes.flops_row(candidate.keep if layers is None else layers),

@@ -244,6 +244,7 @@ def test_prefill_of_a_tiny_model_on_the_cpu():
     for row in rows:
         assert row["memory"] is None
         assert row["seconds"]["total"] > row["seconds"]["prefill"] > 0
+        assert row["by_hand"] > 0
         gpu_document.prefill_cells(row)
     assert json.loads(json.dumps(rows)) == rows
 
@@ -264,6 +265,10 @@ def test_prefill_on_the_cpu_becomes_a_section_of_the_readme(tmp_path, monkeypatc
     assert "2 layers of 48, 2 vision layers of 32" in lines[1]
     expected = ["| all 16", "| 4", "| FastV at 4: 10 on average"]
     assert [line.split(" | ")[0] for line in lines[5:8]] == expected
+    by_hand = [line.split(" | ")[5] for line in lines[5:8]]
+    assert re.fullmatch(r"[\d.]+ [mµ]?s", by_hand[0])
+    assert re.fullmatch(r"[\d.]+ [mµ]?s \([\d.]+x\)", by_hand[1])
+    assert by_hand[2] == "-"
     assert report.rewrite_prefill("without markers", tmp_path) == "without markers"
     assert re.fullmatch(
         r"The patch .* 5 rounds\): at 32 tokens its hooks take [\d.]+ [mµ]s, [\d.]+% of the unpruned .*"

@@ -9,7 +9,7 @@ import ways
 import ways_of_weights
 from tiny_configs import TINY
 
-from svdprune_ext.models.compatibility import KINDS, NOT_UNPATCHED, UNTESTED, WAYS, WORKS, rewritten
+from svdprune_ext.models.compatibility import KINDS, NOT_UNPATCHED, WAYS, WORKS, rewritten
 
 
 def needs(package):
@@ -26,13 +26,13 @@ MARKS = {
     "chunked_prefill": CHUNKED,
     "torchao": needs("torchao"),
     "bitsandbytes": needs("bitsandbytes"),
-    "offloaded": needs("accelerate"),
+    "device_map": needs("accelerate"),
 }
 CASES = [
     pytest.param(*(way.name, kind), id=f"{way.name}-{kind}", marks=MARKS.get(way.name, ()))
     for kind in KINDS
     for way in WAYS
-    if getattr(way, kind) != UNTESTED and way.name != "aoti_package"  # test_models_export.py
+    if way.name != "aoti_package"  # test_models_export.py
 ]
 
 

@@ -1,7 +1,7 @@
 """The vLLM plugin without vLLM: its plain functions, and its overrides on a stand-in for vLLM's classes.
 
 The stand-in has the names and the signatures that the plugin relies on, and the order in which vLLM calls
-them; it cannot show that a given version of vLLM has them too.
+them; that vLLM has them too is shown where it is installed (``test_vllm.py``).
 """
 
 import importlib
@@ -20,7 +20,6 @@ from svdprune_ext import vllm_plugin
 from svdprune_ext.vllm_plugin import (
     ARCHITECTURE,
     PruneSettings,
-    collapse_placeholders,
     prune_features,
     register,
     settings_of,
@@ -52,6 +51,8 @@ class Registry:
 class Info:
     """LlavaProcessingInfo."""
 
+    model_id = "llava"
+
     def __init__(self, hf_config):
         self.hf_config = hf_config
 
@@ -68,19 +69,9 @@ class Processor:
     def __init__(self, info):
         self.info = info
 
-    def _call_hf_processor(self, prompt, mm_data, mm_kwargs, tok_kwargs):
-        ids = [t for id_ in prompt for t in ([id_] * TOKENS if id_ == IMAGE and mm_data else [id_])]
-        return {"input_ids": torch.tensor([ids]), **mm_data}
-
-    def _hf_processor_applies_updates(self, prompt_text, mm_items, mm_kwargs, tok_kwargs):
-        return True
-
-    def apply(self, prompt, mm_data):
-        (ids,) = self._call_hf_processor(prompt, mm_data, {}, {})["input_ids"].tolist()
-        if self._hf_processor_applies_updates("", mm_data, {}, {}):
-            return ids
+    def apply(self, prompt):
         count = self.info.get_num_image_tokens(image_width=28, image_height=28)
-        return [t for id_ in ids for t in ([IMAGE] * count if id_ == IMAGE else [id_])]
+        return [t for id_ in prompt for t in ([IMAGE] * count if id_ == IMAGE else [id_])]
 
 
 class Llava(torch.nn.Module):
@@ -145,16 +136,21 @@ def test_a_prompt_has_a_placeholder_for_each_token_kept(vllm, images):
     hf_config = config(keep=5)
     processor_class, info_class, _ = model_class.made_by
     prompt = [1, 2, *[IMAGE] * images, 3]  # images side by side
-    pixels = torch.randn(images, TOKENS, WIDTH)
-    mm_data = {"pixel_values": pixels} if images else {}
-    ids = processor_class(info_class(hf_config)).apply(prompt, mm_data)
+    ids = processor_class(info_class(hf_config)).apply(prompt)
     assert ids == [1, 2, *[IMAGE] * (5 * images), 3]
     if images:
-        model = model_class(hf_config)
-        embeddings = model.embed_multimodal(**mm_data)
+        model, pixels = model_class(hf_config), torch.randn(images, TOKENS, WIDTH)
+        embeddings = model.embed_multimodal(pixel_values=pixels)
         kept = svdprune_ext.prune(pixels, 5).tokens
         assert torch.equal(embeddings, model.multi_modal_projector(kept))
         assert embeddings.shape[0] * embeddings.shape[1] == ids.count(IMAGE)
+
+
+def test_what_vllm_caches_for_an_image_depends_on_what_is_kept(vllm):
+    register()
+    info_class = load(vllm.ModelRegistry).made_by[1]
+    settings = ({"keep": 5}, {"keep": 6}, {"keep": 5, "center": True})
+    assert len({info_class(config(**given)).model_id for given in settings}) == 3
 
 
 def test_pixtral_is_refused(vllm):
@@ -171,6 +167,15 @@ def test_a_vllm_without_what_is_overridden_is_refused_when_the_model_is_asked_fo
     register()
     monkeypatch.delattr(Llava, "_process_image_pixels")
     with pytest.raises(ImportError, match="must have _process_image_pixels"):
+        load(vllm.ModelRegistry)
+
+
+def test_a_vllm_that_lets_the_hugging_face_processor_write_placeholders_is_refused(
+    vllm, monkeypatch
+):
+    register()
+    monkeypatch.setattr(Processor, "_hf_processor_applies_updates", None, raising=False)
+    with pytest.raises(ImportError, match=r"must be of version 0.29 or later"):
         load(vllm.ModelRegistry)
 
 
@@ -245,17 +250,3 @@ def test_features_are_pruned_image_by_image(dtype):
         assert torch.equal(rows, svdprune_ext.prune(tile, 6, variance=0.8, center=True).tokens)
     pivoted = prune_features(features, PruneSettings(keep=6, select="pivoted"))
     assert torch.equal(pivoted, svdprune_ext.prune(features, 6, select="pivoted").tokens)
-
-
-@pytest.mark.parametrize(
-    ("ids", "expected"),
-    [
-        ([], []),
-        ([1, 9, 9, 9, 2], [1, 9, 2]),
-        ([9] * 6, [9, 9]),
-        ([9, 1, 9], [9, 1, 9]),
-        ([1, 9, 9, 2, 9, 9, 9], [1, 9, 9, 2, 9]),
-    ],
-)
-def test_runs_of_placeholders_collapse_to_one_an_image(ids, expected):
-    assert collapse_placeholders(ids, image_token=9, unpruned=3) == expected

@@ -7,6 +7,7 @@ import copy
 
 import torch
 from by_hand import RANK, decoder_inputs, greedy_by_hand, kept_positions, logits_by_hand
+from tiny_processors import processor_of
 from tiny_vlms import IMAGE, VIDEO, batch, tiny_of
 
 import svdprune_ext
@@ -292,27 +293,16 @@ def run_pipeline(model):
     from PIL import Image
     from transformers import pipeline
 
-    from svdprune_ext.demo.random_llava import Shape, build_random_llava
-
-    shape = Shape(
-        image=28,
-        patch=7,
-        vision_width=32,
-        vision_layers=3,
-        vision_heads=2,
-        text_width=48,
-        text_inner=96,
-        text_layers=2,
-        text_heads=4,
-    )
-    bundle = build_random_llava(shape, seed=0, dtype=torch.float32)
-    run = pipeline("image-text-to-text", model=bundle.model, processor=bundle.processor)
-    photo = Image.linear_gradient("L").resize((28, 28)).convert("RGB")
-    prompt = "USER: <image> What is this? ASSISTANT:"
-    with patched(bundle.model) as handle:
-        text = run(images=photo, text=prompt, generate_kwargs={"max_new_tokens": NEW})
+    processor, mark = processor_of(model)
+    photo = Image.linear_gradient("L").resize((40, 56)).convert("RGB")
+    prompt = f"{mark} What is this?"
+    inputs = processor(images=photo, text=prompt, return_tensors="pt")
+    (expected,) = by_hand(model, inputs)
+    run = pipeline("image-text-to-text", model=model, processor=processor)
+    options = {"generate_kwargs": {"max_new_tokens": NEW, "do_sample": False}}
+    with patched(model) as handle:
+        (ids,) = run(images=photo, text=prompt, return_tensors=True, **options)
         assert handle.last.num_kept == (KEEP,)
-        inputs = bundle.processor(images=photo, text=prompt, return_tensors="pt")
-        ids = bundle.model.generate(**inputs, max_new_tokens=NEW, do_sample=False)
-    answer = bundle.processor.decode(ids[0], skip_special_tokens=True)
-    assert text[0]["generated_text"].split("ASSISTANT:")[1] == answer.split("ASSISTANT:")[1]
+        (text,) = run(images=photo, text=prompt, return_full_text=False, **options)
+    assert torch.equal(ids["generated_token_ids"][-NEW:], expected)
+    assert text["generated_text"] == processor.decode(expected, skip_special_tokens=True)

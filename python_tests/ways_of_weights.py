@@ -67,21 +67,27 @@ def run_bitsandbytes(model):
     equals_by_hand_with(quantised, model)
 
 
-def run_offloaded(model):
-    from accelerate import dispatch_model
-
-    model = tiny_of(model).build()
+def run_device_map(model):
+    """Without a GPU, what the memory allowed does not hold goes to disk."""
     inputs = batch(model, *TWO)
     with patched(model), torch.no_grad():
         expected = model(**inputs).logits
-    parts = {f"model.{name}": "cpu" for name, _ in model.model.named_children()}
+        tokens = generated(model, inputs)
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
     with tempfile.TemporaryDirectory() as folder:
-        places = {**parts, "model.language_model": "disk", "lm_head": "disk"}
-        model = dispatch_model(model, places, offload_dir=folder)
-        assert {p.device.type for p in model.get_decoder().parameters()} == {"meta"}
-        with patched(model), torch.no_grad():
-            assert torch.equal(model(**inputs).logits, expected)
-            assert torch.equal(generated(model, inputs)[:, 0], expected[:, -1].argmax(-1))
+        model.save_pretrained(folder)
+        there = type(model).from_pretrained(
+            folder,
+            device_map="auto",
+            max_memory={"cpu": 2 * size // 3},
+            offload_folder=f"{folder}/offloaded",
+        )
+        assert set(there.hf_device_map.values()) == {"cpu", "disk"}
+        on_disk = {p.device.type for p in there.get_decoder().parameters()}
+        assert on_disk == {"cpu", "meta"}, there.hf_device_map
+        with patched(there), torch.no_grad():
+            assert torch.equal(there(**inputs).logits, expected)
+            assert torch.equal(generated(there, inputs), tokens)
 
 
 def run_two_devices(model):

@@ -121,27 +121,6 @@ def prune_features(features: Tensor, settings: PruneSettings) -> Tensor:
     ).tokens
 
 
-def collapse_placeholders(ids: list[int], image_token: int, unpruned: int) -> list[int]:
-    """Undoes the expansion of the Hugging Face processor: one placeholder an image again.
-
-    The processor writes as many placeholders as there are unpruned tokens. vLLM then replaces each single
-    one by as many as ``get_num_image_tokens`` says.
-
-    Args:
-        ids: The prompt.
-        image_token: Id of the placeholder.
-        unpruned: Placeholders that the processor writes for an image. Runs of another length stay.
-    """
-    collapsed: list[int] = []
-    place = 0
-    while place < len(ids):
-        end = place + unpruned
-        expanded = ids[place:end] == [image_token] * unpruned
-        collapsed.append(ids[place])
-        place = end if expanded else place + 1
-    return collapsed
-
-
 def _parse(variable: str, text: str, kind: type) -> Any:
     try:
         return (

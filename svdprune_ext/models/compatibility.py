@@ -15,7 +15,6 @@ from svdprune_ext.models.family import Family
 
 WORKS = "yes"
 NOT_UNPATCHED = "not unpatched either"
-UNTESTED = "untested"
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Way:
     Attributes:
         name: Of the test's function.
         text: What it is.
-        causal: WORKS, NOT_UNPATCHED, UNTESTED, or words of the error that refuses it; so for each kind.
+        causal: WORKS, NOT_UNPATCHED, or words of the error that refuses it; so for each kind.
         mrope: The same.
         ahead: The same.
     """
@@ -88,8 +87,8 @@ WAYS = (
     Way("torchao", "8-bit weights, by torchao"),
     Way("bitsandbytes", "4-bit weights, by bitsandbytes"),
     Way("two_devices", "parts of the model on different devices, as `device_map` puts them"),
-    Way("offloaded", "parts of the model on disk, by accelerate"),
-    Way("pipeline", '`pipeline("image-text-to-text")`', WORKS, UNTESTED, UNTESTED),
+    Way("device_map", '`from_pretrained(device_map="auto")`, with layers on disk'),
+    Way("pipeline", '`pipeline("image-text-to-text")`'),
 )
 
 
@@ -117,7 +116,7 @@ def ways_table() -> str:
     ]
     for way in WAYS:
         answers = [getattr(way, kind) for kind in KINDS]
-        cells = [a if a in (WORKS, NOT_UNPATCHED, UNTESTED) else "refused" for a in answers]
+        cells = [a if a in (WORKS, NOT_UNPATCHED) else "refused" for a in answers]
         lines.append(f"| {way.text} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -42,16 +42,21 @@ class Packing:
 
     def pack(self, embeddings: Tensor) -> Tensor:
         """[B, q, H] -> [B, M, H]; fillers are zeros."""
-        index = self.index.unsqueeze(-1).expand(-1, -1, embeddings.shape[-1])
-        packed = embeddings.gather(1, index)
+        packed = take_rows(embeddings, self.index)
         return torch.where(self.valid.unsqueeze(-1), packed, packed.new_zeros(()))
 
     def unpack(self, hidden: Tensor) -> Tensor:
         """[B, M, H] -> [B, q, H]; a dropped position repeats the kept one before it."""
         fillers = self.index.shape[1] - self.kept.sum(1, keepdim=True)
         slot = torch.maximum(self.kept.cumsum(1) - 1, torch.zeros_like(fillers)) + fillers
-        slot = slot.to(hidden.device)
-        return hidden.gather(1, slot.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+        return take_rows(hidden, slot.to(hidden.device))
+
+
+def take_rows(x: Tensor, index: Tensor) -> Tensor:
+    """[B, q, H] at int64 [B, M] -> [B, M, H]; whole rows are copied, where gather goes by element."""
+    first = torch.arange(len(x), device=index.device).unsqueeze(1) * x.shape[1]
+    rows = x.flatten(0, 1).index_select(0, (index + first).flatten())
+    return rows.view(*index.shape, x.shape[-1])
 
 
 @dataclass(frozen=True)
