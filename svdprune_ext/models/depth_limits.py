@@ -72,7 +72,7 @@ def refuse(method: DecoderMethod, decoder: Any, cache: Any, counts: list[list[in
     """
     if capacity_of(cache) is not None and "flash" in decoder.config._attn_implementation:
         raise ValueError(
-            "svdprune_ext: past_key_values must be a cache that grows where vision tokens are dropped within "
+            "svdprune_ext: the cache must be one that grows where vision tokens are dropped within "
             f"a decoder with flash attention, got {type(cache).__name__}"
         )
     if decoder.training and getattr(decoder, "gradient_checkpointing", False):

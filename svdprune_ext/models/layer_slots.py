@@ -74,7 +74,7 @@ class Slots:
             return self
         if by + self.text < 0:
             raise ValueError(
-                "svdprune_ext: past_key_values must keep all of a pruned prompt up to the text that follows "
+                "svdprune_ext: the cache must keep all of a pruned prompt up to the text that follows "
                 f"its image: {-by} slots were cropped, of which {self.text} are text"
             )
         return Slots(first_layer, tuple(b.resized(by) for b in self.behind), self.text + by)

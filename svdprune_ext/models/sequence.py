@@ -111,7 +111,7 @@ class Layout:
         last = torch.arange(self.positions - cut, self.positions, device=self.index.device)
         if not torch.equal(self.index[:, slots:], last.expand(len(self.index), -1)):
             raise ValueError(
-                "svdprune_ext: past_key_values must keep all of a pruned prompt: it was cropped from "
+                "svdprune_ext: the cache must keep all of a pruned prompt: it was cropped from "
                 f"{self.index.shape[1]} to {slots} slots, which is before the last dropped token"
             )
         return replace(
