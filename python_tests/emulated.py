@@ -296,4 +296,5 @@ def _load(library: Path) -> ctypes.CDLL:
         getattr(loaded, f"emulated_{name}").restype = None
     loaded.emulated_gram_fused_partials.restype = c_int64
     loaded.emulated_rater_tiles.restype = c_int64
+    loaded.emulated_pivot_on_chip.restype = c_int64
     return loaded

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctypes import Structure, byref, c_void_p
+from ctypes import Structure, byref, c_int64, c_void_p
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +15,7 @@ class _Pivot(Structure):
     _fields_ = (
         ("gram", c_void_p),
         ("largest", c_void_p),
+        ("on_chip", c_int64),
         ("left", c_void_p),
         ("rows", c_void_p),
         ("budget", _Budget),
@@ -43,8 +44,12 @@ def pivoted(
     center: bool = False,
     cu_seqlens: Tensor | None = None,
     backwards: bool = False,
+    on_chip: int | None = None,
 ) -> Found:
-    """Picks of x [B, N, D] or packed [T, D]; ``keep``: a number, or offsets [B + 1]."""
+    """Picks of x [B, N, D] or packed [T, D].
+
+    ``keep``: a number, or offsets [B + 1]; ``on_chip``: numbers held in shared memory, None for what suits.
+    """
     cuda = Emulated(library, x, cu_seqlens)
     work = torch.float64 if x.dtype == torch.float64 else torch.float32
     with device(library, backwards=backwards):
@@ -57,7 +62,7 @@ def pivoted(
         gram = (values @ values.mT).contiguous()
         shape, n = x.shape[:-1], cuda.tokens
         nan = float("nan")
-        left = cuda._output((cuda.images, n), nan, torch.float64)
+        left = cuda._output((cuda.images, 2, n), nan, torch.float64)
         rows = cuda._output((places, n), nan, torch.float64)
         scores = cuda._output(shape, -1.0, work)
         ranks = cuda._output((cuda.images,), -7, torch.int32)
@@ -65,12 +70,16 @@ def pivoted(
         budget = _Budget(
             0 if offsets is not None else int(keep), _pointer(offsets), total, coverage
         )
+        emulated = _load(library)
+        if on_chip is None:
+            on_chip = emulated.emulated_pivot_on_chip(byref(cuda._args), byref(budget))
         arguments = _Pivot(
-            *(_pointer(t) for t in (gram, largest, left, rows)),
+            *(_pointer(t) for t in (gram, largest)),
+            on_chip,
+            *(_pointer(t) for t in (left, rows)),
             budget,
             *(_pointer(t) for t in (scores, ranks, kept)),
         )
-        emulated = _load(library)
         run = emulated.emulated_pivot if work == torch.float32 else emulated.emulated_pivot_float64
         run(byref(cuda._args), byref(arguments))
         cuda._checked(left)

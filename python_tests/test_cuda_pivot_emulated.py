@@ -39,7 +39,25 @@ def test_any_budget(library, keep):
 
 def test_more_tokens_than_threads(library):
     x = torch.stack([photograph(), photograph(3)])
-    assert_equal(pivoted(library, x, 32), svdprune.prune(x, 32, select="pivoted"))
+    x = torch.cat([x, x.flip(-1)[:, :300]], dim=1)
+    assert x.shape[1] > 768
+    assert_equal(pivoted(library, x, 20), svdprune.prune(x, 20, select="pivoted"))
+
+
+ROOM = {"nothing": 0, "no rows": 2 * 70, "2 rows": 5 * 70, "all": 22 * 70}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("on_chip", ROOM.values(), ids=ROOM)
+def test_where_the_block_keeps_its_numbers_changes_no_bit(library, on_chip, dtype):
+    x = gaussian(2, 70, 24, dtype=dtype)
+    expected = svdprune.prune(x, 20, select="pivoted")
+    found = pivoted(library, x, 20, on_chip=on_chip)
+    assert_equal(found, expected)
+    assert torch.equal(found.scores, pivoted(library, x, 20).scores)
+    lengths, keeps = torch.tensor([0, 70, 100, 140]), torch.tensor([0, 20, 27, 37])
+    packed = pivoted(library, x.view(140, 24), keeps, cu_seqlens=lengths, on_chip=on_chip)
+    assert torch.equal(packed.scores[:70], found.scores[0])
 
 
 @pytest.mark.parametrize("coverage", [0.1, 0.5, 0.9, 1.0])

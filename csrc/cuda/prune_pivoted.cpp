@@ -20,7 +20,7 @@ void prune_pivoted(const Call& call, const Images& x, const Options& options,
 
   const Budget& budget = results.budget;
   const int64_t places = budget.cu_keep ? budget.total_keep : x.images * budget.keep;
-  const Tensor left = call.empty({x.images, x.tokens}, ScalarType::Double);
+  const Tensor left = call.empty({x.images, 2, x.tokens}, ScalarType::Double);
   const Tensor rows = call.empty({places, x.tokens}, ScalarType::Double);
   const Tensor kept = call.empty({results.scores.numel()}, ScalarType::Byte);
   const auto launch = [&](auto zero) {
@@ -28,6 +28,7 @@ void prune_pivoted(const Call& call, const Images& x, const Options& options,
     const Pivot<T> arguments{
         .gram = pointer<T>(gram),
         .largest = pointer<double>(packed.largest),
+        .on_chip = pivot_on_chip(x, budget),
         .left = pointer<double>(left),
         .rows = pointer<double>(rows),
         .budget = budget,

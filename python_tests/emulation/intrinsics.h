@@ -55,11 +55,19 @@ T __shfl_down_sync(unsigned, T value, unsigned lanes) {
   return emulation::show(value)[from < emulation::kLanes ? from : emulation::current->lane];
 }
 
+inline int __reduce_min_sync(unsigned, int value) {
+  const auto shown = emulation::show(value);
+  return *std::min_element(shown.begin(), shown.end());
+}
+
 template <class T>
 T __ldcg(const T* address) {
   return *address;
 }
 
+inline double rsqrt(double value) {
+  return 1 / std::sqrt(value);
+}
 inline int __popc(unsigned value) {
   return __builtin_popcount(value);
 }

@@ -71,6 +71,10 @@ void emulated_select(const Images* x, const float* scores, const int32_t* ranks,
   svdprune::cuda::launch_select(*x, scores, ranks, *budget, kept, nullptr);
 }
 
+int64_t emulated_pivot_on_chip(const Images* x, const Budget* budget) {
+  return svdprune::cuda::pivot_on_chip(*x, *budget);
+}
+
 void emulated_pivot(const Images* x, const Pivot<float>* arguments) {
   svdprune::cuda::launch_pivot(*x, *arguments, nullptr);
 }
