@@ -26,3 +26,8 @@ def cache_argument(model: Any) -> str:
     """The name of the argument that takes a cache."""
     parameters = inspect.signature(model.forward).parameters
     return next(name for name in _NAMES if name in parameters)
+
+
+def capacity_of(cache: Any) -> int | None:
+    """Number of slots of each layer of a static cache; None for one that grows."""
+    return int(cache.get_max_length()) if getattr(cache, "is_compileable", False) else None

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from svdprune_ext.models.cache import cache_among, cache_returned
+from svdprune_ext.models.cache import cache_among, cache_returned, capacity_of
 from svdprune_ext.models.family import Family
 from svdprune_ext.models.masks import (
     attention_by_slot,
@@ -130,7 +130,7 @@ class DecoderSide:
         after = before.extended(packing)
         mask = kwargs.get("attention_mask")
         padding = padding_by_slot(self._padding(mask), after)
-        capacity = _capacity(cache)
+        capacity = capacity_of(cache)
         if capacity is not None:
             after = after.with_capacity(capacity, padding)
         by_slot = padding
@@ -288,8 +288,3 @@ def _known_when_compiling(dropped: int | None, rows: int) -> int:
             "coverage None, and all prompts of a batch must have as many images of the same size"
         )
     return dropped
-
-
-def _capacity(cache: Any) -> int | None:
-    """Number of slots of a static cache; None for one that grows."""
-    return int(cache.get_max_length()) if getattr(cache, "is_compileable", False) else None

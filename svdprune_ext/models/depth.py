@@ -21,7 +21,7 @@ from svdprune_ext.in_decoder.attention import LayerCall
 from svdprune_ext.in_decoder.method import DecoderMethod, Prompt, Scores
 from svdprune_ext.in_decoder.places import mask_of, places_of, rows_at
 from svdprune_ext.in_decoder.recycling import recycled_rows
-from svdprune_ext.models.cache import cache_among, cache_returned
+from svdprune_ext.models.cache import cache_among, cache_returned, capacity_of
 from svdprune_ext.models.decoder import DecoderSide
 from svdprune_ext.models.depth_limits import refuse, refuse_programs
 from svdprune_ext.models.depth_record import InDecoder
@@ -29,7 +29,6 @@ from svdprune_ext.models.layer_slots import (
     Behind,
     Slots,
     StaticSlots,
-    capacity_of,
     crop_to,
     note_slots,
     noted_slots,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from svdprune_ext.in_decoder.method import DecoderMethod
-from svdprune_ext.models.layer_slots import capacity_of
+from svdprune_ext.models.cache import capacity_of
 
 _IMAGES = ("pixel_values", "pixel_values_videos", "inputs_embeds")
 

@@ -133,11 +133,6 @@ def crop_to(cache: Any, layers: range, slots: int) -> None:
             layer.keys, layer.values = layer.keys[..., :slots, :], layer.values[..., :slots, :]
 
 
-def capacity_of(cache: Any) -> int | None:
-    """Number of slots of each layer of a static cache; None for one that grows."""
-    return int(cache.get_max_length()) if getattr(cache, "is_compileable", False) else None
-
-
 def mask_by_slot(
     behind: Behind,
     queries: int,
