@@ -4,6 +4,7 @@ Competitors, on the same features, in alternating rounds, each in eager mode and
 a CUDA graph:
 
 * ``svdprune``, ``svdprune_eigh``, ``svdprune_tridiag``: the operator, by solver;
+* ``svdprune_pivoted``: the operator with the selection rule "pivoted", which decomposes nothing;
 * ``gram_eigh``: Gram matrix and ``torch.linalg.eigh``, what a careful PyTorch user would write;
 * ``cupy_eigh``: the same with ``cupy.linalg.eigh``, through DLPack;
 * ``svd``: ``torch.linalg.svd`` of the features, the method to the letter.
@@ -52,21 +53,23 @@ _DISTINCT_IMAGES = 4  # a larger batch repeats them
 
 @dataclass(frozen=True)
 class GpuCase:
-    """One input: features [images, tokens, width] with a photograph's spectrum."""
+    """One input: features [images, tokens, width] with a photograph's spectrum or a flat one."""
 
     images: int
     tokens: int
     width: int
     dtype: torch.dtype
+    spectrum: str = "photograph"
 
     @property
-    def shape(self) -> tuple[int, int, torch.dtype]:
+    def shape(self) -> tuple[int, int, torch.dtype, str]:
         """What cases of different batch sizes share."""
-        return self.tokens, self.width, self.dtype
+        return self.tokens, self.width, self.dtype, self.spectrum
 
     def features(self) -> Tensor:
         """Features [B, N, D] on the CPU."""
-        distinct = Case(min(self.images, _DISTINCT_IMAGES), self.tokens, self.width).features()
+        images = min(self.images, _DISTINCT_IMAGES)
+        distinct = Case(images, self.tokens, self.width, self.spectrum).features()
         repeats = -(-self.images // len(distinct))
         return distinct.repeat(repeats, 1, 1)[: self.images].to(self.dtype)
 
@@ -82,12 +85,16 @@ class GpuCase:
         return self.images * (n * n * m + 4 * n**3 // 3)
 
 
-CASES = [GpuCase(images, *shape) for images in BATCHES for shape in SHAPES]
+CASES = [
+    *(GpuCase(images, *shape) for images in BATCHES for shape in SHAPES),
+    *(GpuCase(images, 576, 1024, torch.bfloat16, "flat") for images in BATCHES),
+]
 Candidate = Callable[[Tensor], object]
 OURS: dict[str, Candidate] = {
     "svdprune": lambda x: torch.ops.svdprune.prune(x, KEEP),
     "svdprune_eigh": lambda x: torch.ops.svdprune.prune(x, KEEP, solver="eigh"),
     "svdprune_tridiag": lambda x: torch.ops.svdprune.prune(x, KEEP, solver="tridiag"),
+    "svdprune_pivoted": lambda x: torch.ops.svdprune.prune(x, KEEP, select="pivoted"),
 }
 
 
@@ -123,6 +130,7 @@ class Benchmark:
             "images": case.images,
             "tokens": case.tokens,
             "width": case.width,
+            "spectrum": case.spectrum,
             "dtype": str(case.dtype).removeprefix("torch."),
             "keep": KEEP,
             "bytes": case.least_bytes(),

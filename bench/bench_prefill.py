@@ -9,6 +9,7 @@ holds 64 text tokens and one image of 576 vision tokens.
 budgets K of SVD-Prune and the methods within the decoder; parts are timed in hooks, on a GPU by CUDA events.
 Beside each K stands the prefill of as many tokens that the model, unpatched, is handed as embeddings: what it
 takes is the shape's, and the rest the patch's.
+On a GPU the whole prefill of each K is captured as a CUDA graph, too (``bench.prefill_graph``), last of all.
 On a CPU the patch itself is timed, too (``bench.patch_overhead``), for as long again.
 """
 
@@ -28,9 +29,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 import svdprune_ext
-from bench import patch_overhead
+from bench import patch_overhead, prefill_graph
 from bench.prefill_marks import PARTS, Marks, by_hand, marking
-from bench.prefill_rows import KEEPS, WITHIN_DECODER, Candidate, of_svd_prune
+from bench.prefill_rows import KEEPS, WITHIN_DECODER, Candidate, arguments_for, of_svd_prune
 from bench.timing import describe_machine, median
 from svdprune_ext.estimate import estimate
 from svdprune_ext.vlm_shapes import shape_of
@@ -268,6 +269,15 @@ def main(arguments: list[str] | None = None) -> int:
         share = options.budget / len(batches)
         result["rows"] += measure(model, sizes, images, KEEPS, share, WITHIN_DECODER)
         options.json.write_text(json.dumps(result, indent=1) + "\n")
+    if not on_cpu:  # after all else: a capture that fails may leave the device unusable
+        for found in result["rows"]:
+            if found["method"] == "SVD-Prune":
+                found |= prefill_graph.graphed(
+                    model,
+                    make_inputs(model, sizes, found["images"]),
+                    arguments_for(found["keep"], sizes.vision_tokens),
+                )
+                options.json.write_text(json.dumps(result, indent=1) + "\n")
     if on_cpu:
         result["patch"] = patch_overhead.measure(
             model, make_inputs(model, sizes, 1), options.budget

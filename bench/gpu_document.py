@@ -24,10 +24,13 @@ MICRO_HEADER = (
     'solver "tridiag"',
     "its steps",
     "its CUDA graph",
+    'select "pivoted"',
+    "its CUDA graph",
     "Gram + eigh",
     "CuPy eigh",
     "SVD",
 )
+KERNELS_HEADER = ("images x tokens x width", "dtype", "operator", "together", "kernels")
 PREFILL_HEADER = (
     "images",
     "vision tokens",
@@ -36,6 +39,7 @@ PREFILL_HEADER = (
     "projector",
     "prefill",
     "total",
+    "as a CUDA graph",
     "FLOPs saved, language model",
     "with vision",
     "peak memory",
@@ -49,7 +53,7 @@ def micro_cells(row: dict[str, Any]) -> list[str]:
     ours = row["eager"].get("svdprune")
     rank = row.get("rank")
     return [
-        f"{row['images']} x {row['tokens']} x {row['width']}",
+        _shape(row),
         row["dtype"],
         "-" if rank is None else f"{rank:.0f}",
         format_seconds(ours),
@@ -57,8 +61,18 @@ def micro_cells(row: dict[str, Any]) -> list[str]:
         format_rate(row["flops"], ours, "FLOP/s"),
         format_seconds(row["graph"].get("svdprune")),
         *_tridiag_cells(row),
+        _compared(row["eager"].get("svdprune_pivoted"), ours),
+        format_seconds(row["graph"].get("svdprune_pivoted")),
         *(_compared(row["eager"].get(peer), ours) for peer in _PEERS),
     ]
+
+
+def kernel_cells(row: dict[str, Any]) -> list[str]:
+    """Cells of one line: input, operator, all kernels together, those that took most of it in their order."""
+    kernels: dict[str, float] = row["kernels"]
+    total = sum(kernels.values())
+    each = (f"{name} {format_seconds(t)}" for name, t in kernels.items() if t > total / 100)
+    return [_shape(row), row["dtype"], row["operator"], format_seconds(total), ", ".join(each)]
 
 
 def eigensolver_cells(row: dict[str, Any]) -> list[str]:
@@ -89,6 +103,7 @@ def prefill_cells(row: dict[str, Any]) -> list[str]:
         format_seconds(seconds["vision tower"]),
         format_seconds(seconds["pruning"]) if is_before else "-",
         *(format_seconds(seconds[part]) for part in ("projector", "prefill", "total")),
+        format_seconds(row.get("graph")),
         f"{100 * flops['saved_language_model']:.1f}%",
         f"{100 * flops['saved_with_vision']:.1f}%",
         "-" if memory is None else f"{memory / 2**30:.2f} GiB",
@@ -132,6 +147,11 @@ def tables(result: dict[str, Any]) -> str:
         if result.get("ceilings"):
             blocks.append(ceilings_line(result["ceilings"]))
         blocks.append(_table(MICRO_HEADER, [micro_cells(row) for row in result["micro"]]))
+    if result.get("kernels"):
+        blocks.append(
+            "Kernels of a warm call, those of 1 % of it or more, in the order of their launches:"
+        )
+        blocks.append(_table(KERNELS_HEADER, [kernel_cells(row) for row in result["kernels"]]))
     if result.get("eigensolvers"):
         blocks.append('The spectrum stage of solver "eigh" alone, for one image, by eigensolver:')
         cells = [eigensolver_cells(row) for row in result["eigensolvers"]]
@@ -149,13 +169,22 @@ def reasons(result: dict[str, Any]) -> list[str]:
     """Lines that say what was not measured, and why; one a competitor and reason."""
     seen: dict[str, list[str]] = {}
     for row in result.get("micro", []):
-        where = f"{row['images']} x {row['tokens']} x {row['width']} {row['dtype']}"
+        where = f"{_shape(row)} {row['dtype']}"
         for name, reason in row["skipped"].items():
             seen.setdefault(f"{name}: {reason}", []).append(where)
+    for row in result.get("prefill", []):
+        if reason := row.get("not_captured"):
+            where = f"{row['images']} images, {row['keep']} tokens"
+            seen.setdefault(f"prefill as a CUDA graph: {reason}", []).append(where)
     return [
         f"{what} ({places[0]}{f' and {len(places) - 1} more' if len(places) > 1 else ''})"
         for what, places in seen.items()
     ]
+
+
+def _shape(row: dict[str, Any]) -> str:
+    size = f"{row['images']} x {row['tokens']} x {row['width']}"
+    return size if row["spectrum"] == "photograph" else f"{size}, {row['spectrum']}"
 
 
 def _compared(seconds: float | None, ours: float | None) -> str:

@@ -21,24 +21,27 @@ def assemble(parts: Path, machine: dict[str, Any]) -> dict[str, Any]:
     """The result of a run.
 
     Args:
-        parts: Holds ``stages.tsv`` (name, verdict, seconds), and ``micro.json`` and ``prefill.json`` as far
-            as they came to be.
+        parts: Holds ``stages.tsv`` (name, verdict, seconds), and ``kernels.json``, ``micro.json`` and
+            ``prefill.json`` as far as they came to be.
         machine: What it was measured on.
 
     Returns:
-        ``machine``, ``stages``, ``ceilings``, ``eigensolvers``, ``micro``, ``prefill``.
+        ``machine``, ``stages``, ``ceilings``, ``eigensolvers``, ``kernels``, ``micro``, ``prefill``.
     """
     with (parts / "stages.tsv").open() as file:
         stages = [
             {"name": name, "verdict": verdict, "seconds": int(seconds)}
             for name, verdict, seconds in csv.reader(file, delimiter="\t")
         ]
-    micro, prefill = (_rows(parts / f"{name}.json") for name in ("micro", "prefill"))
+    kernels, micro, prefill = (
+        _rows(parts / f"{name}.json") for name in ("kernels", "micro", "prefill")
+    )
     return {
         "machine": machine,
         "stages": stages,
         "ceilings": micro.get("ceilings", {}),
         "eigensolvers": micro.get("eigensolvers", []),
+        "kernels": kernels.get("rows", []),
         "micro": micro.get("rows", []),
         "prefill": prefill.get("rows", []),
     }

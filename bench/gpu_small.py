@@ -36,7 +36,9 @@ def run(device: str) -> int:
                 svdprune.prune(x, keep, center=center, solver="tridiag")
                 svdprune.prune(x.mT.contiguous().mT, keep, rank=1, center=center)
                 svdprune.prune_adaptive(x, keep, coverage=0.5, center=center)
-                calls += 5
+                svdprune.prune(x, keep, select="pivoted", center=center)
+                svdprune.prune_adaptive(x, keep, coverage=0.5, select="pivoted", center=center)
+                calls += 7
             ends = [0, n // 3, n // 3, n]
             keeps = [0, min(2, n // 3), min(2, n // 3), min(2, n // 3) + min(3, n - n // 3)]
             for solver in ("eigh", "tridiag"):
@@ -60,6 +62,19 @@ def run(device: str) -> int:
                 calls += 2
         svdprune.prune(torch.zeros(0, 5, 4, device=device, dtype=dtype), 2)
         calls += 1
+        q, k = (
+            torch.randn(2, heads, 37, 24, generator=generator, dtype=torch.float64).to(
+                device, dtype
+            )
+            for heads in (4, 2)
+        )
+        raters = torch.tensor([[30, 35, -1], [36, 2, 8]], device=device)
+        visual = torch.arange(5, 26, device=device).repeat(2, 1)
+        mask = torch.ones(2, 37, dtype=torch.bool, device=device)
+        mask[0, :4] = False
+        svdprune.rater_scores(q, k, raters, visual, mask=mask)
+        svdprune.rater_scores_by_head(q, k, raters, visual, mask=mask)
+        calls += 2
     return calls
 
 

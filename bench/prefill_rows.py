@@ -42,9 +42,11 @@ WITHIN_DECODER = (
 )
 
 
+def arguments_for(keep: int, vision_tokens: int) -> dict[str, Any] | None:
+    """Of ``apply`` with SVD-Prune; all tokens are the model as it is."""
+    return None if keep == vision_tokens else {"keep": keep}
+
+
 def of_svd_prune(keeps: Sequence[int], vision_tokens: int) -> tuple[Candidate, ...]:
-    """A row for each budget; all tokens are the model as it is."""
-    return tuple(
-        Candidate("SVD-Prune", keep, None if keep == vision_tokens else {"keep": keep})
-        for keep in keeps
-    )
+    """A row for each budget."""
+    return tuple(Candidate("SVD-Prune", keep, arguments_for(keep, vision_tokens)) for keep in keeps)

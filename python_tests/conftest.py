@@ -7,11 +7,23 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 import fcntl
+import sys
 
 import emulated
 import emulated_backend
 import pytest
+import torch
 from backends import NAMES, WHY_NOT, Backend
+
+
+def pytest_runtest_logfinish():
+    """After a kernel that failed, nothing runs on the device any more: another worker takes over."""
+    if "PYTEST_XDIST_WORKER" in os.environ and torch.cuda.is_initialized():
+        try:
+            torch.cuda.synchronize()
+        except RuntimeError as error:
+            print(f"svdprune: the device is lost: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
 
 
 def built_once(tmp_path_factory, name, build):

@@ -14,6 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench import bench_gpu, bench_prefill, gpu_document, gpu_result, gpu_small, report  # noqa: E402
 from bench.bench_gpu import OURS, PEERS, Benchmark, GpuCase  # noqa: E402
+from bench.gpu_kernels import short_name  # noqa: E402
 from bench.gpu_timing import alternating, describe_gpu, first_line  # noqa: E402
 from bench.prefill_rows import Candidate  # noqa: E402
 
@@ -34,6 +35,7 @@ RESULT = {
             "images": 8,
             "tokens": 576,
             "width": 1024,
+            "spectrum": "photograph",
             "dtype": "float32",
             "keep": 32,
             "rank": 21.0,
@@ -41,10 +43,23 @@ RESULT = {
             "tridiag": {"ran": "tridiag", "steps": 95.0, "kept_as_on_cpu": 32},
             "bytes": 4_000_000,
             "flops": 8_000_000_000,
-            "eager": {"svdprune": 0.002, "svdprune_tridiag": 4e-4, "gram_eigh": 0.02, "svd": 0.1},
-            "graph": {"svdprune": 0.001, "svdprune_tridiag": 3e-4},
+            "eager": {"svdprune": 0.002, "svdprune_tridiag": 4e-4, "gram_eigh": 0.02, "svd": 0.1}
+            | {"svdprune_pivoted": 1e-4},
+            "graph": {"svdprune": 0.001, "svdprune_tridiag": 3e-4, "svdprune_pivoted": 5e-5},
             "rounds": {"svdprune": 50, "gram_eigh": 9, "svd": 1},
             "skipped": {"cupy_eigh": "ModuleNotFoundError: No module named 'cupy'"},
+        }
+    ],
+    "kernels": [
+        {
+            "images": 1,
+            "tokens": 576,
+            "width": 1024,
+            "spectrum": "flat",
+            "dtype": "bfloat16",
+            "keep": 32,
+            "operator": 'solver "tridiag"',
+            "kernels": {"gram_fused_kernel": 1e-5, "memset": 1e-7, "eig_select_kernel": 2e-4},
         }
     ],
     "prefill": [
@@ -63,6 +78,8 @@ RESULT = {
             },
             "rounds": 3,
             "memory": 3 * 2**30,
+            "graph": None if keep == 576 else 0.09,
+            "not_captured": "RuntimeError: why" if keep == 576 else None,
             "flops": bench_prefill.Sizes().flops_row(keep),
         }
         for keep, rank, pruning in ((576, None, 0.0), (32, 20.0, 0.001))
@@ -189,7 +206,7 @@ def test_without_a_gpu_nothing_is_measured(module, tmp_path, capsys):
 
 
 def test_the_small_script_calls_everything():
-    assert gpu_small.run("cpu") == 4 * (4 * 15 + 1)
+    assert gpu_small.run("cpu") == 4 * (4 * 19 + 3)
 
 
 # LLaVA's prefill.
@@ -294,22 +311,48 @@ def test_tables_of_a_run():
     assert "copying 2 TB/s; matrix products 500 TFLOP/s in bfloat16, 40 TFLOP/s in float32" in text
     assert (
         "| 8 x 576 x 1024 | float32 | 21 | 2 ms | 2 GB/s | 4 TFLOP/s | 1 ms | 400 µs (0.2x) | 95 "
-        "| 300 µs | 20 ms (10.0x) | - | 100 ms (50.0x) |"
+        "| 300 µs | 100 µs (0.1x) | 50 µs | 20 ms (10.0x) | - | 100 ms (50.0x) |"
     ) in text
     stood_in = {**RESULT["micro"][0], "tridiag": {"ran": "eigh", "steps": 576.0}}
     assert gpu_document.micro_cells(stood_in)[7:10] == ["-", "-", "-"]
-    assert "| 1 | all 576 | 10 ms | - | 1 ms | 100 ms | 112 ms | 0.0% | 0.0% | 3.00 GiB |" in text
-    assert "| 1 | 32 | 10 ms | 1 ms | 1 ms | 100 ms | 112 ms | 85.3% | 81.4% | 3.00 GiB |" in text
+    assert (
+        "| 1 | all 576 | 10 ms | - | 1 ms | 100 ms | 112 ms | - | 0.0% | 0.0% | 3.00 GiB |" in text
+    )
+    assert (
+        "| 1 | 32 | 10 ms | 1 ms | 1 ms | 100 ms | 112 ms | 90 ms | 85.3% | 81.4% | 3.00 GiB |"
+        in text
+    )
     columns = {line.count("|") for line in text.splitlines() if line.startswith("|")}
-    headers = (gpu_document.MICRO_HEADER, gpu_document.PREFILL_HEADER)
+    headers = (gpu_document.MICRO_HEADER, gpu_document.PREFILL_HEADER, gpu_document.KERNELS_HEADER)
     assert columns == {len(header) + 1 for header in headers}
+    assert (
+        '| 1 x 576 x 1024, flat | bfloat16 | solver "tridiag" | 210 µs '
+        "| gram_fused_kernel 10 µs, eig_select_kernel 200 µs |"
+    ) in text
     assert gpu_document.reasons(RESULT) == [
-        "cupy_eigh: ModuleNotFoundError: No module named 'cupy' (8 x 576 x 1024 float32)"
+        "cupy_eigh: ModuleNotFoundError: No module named 'cupy' (8 x 576 x 1024 float32)",
+        "prefill as a CUDA graph: RuntimeError: why (1 images, 576 tokens)",
     ]
 
 
+@pytest.mark.parametrize(
+    ("kernel", "name"),
+    [
+        (
+            "void svdprune::cuda::(anonymous namespace)::pivot_kernel<float>(svdprune::X, int)",
+            "pivot_kernel",
+        ),
+        ("svdprune::cuda::gather_kernel(svdprune::cuda::Images)", "gather_kernel"),
+        ("Memset (Device)", "Memset"),
+        ("nvjet_tst_128x64", "nvjet_tst_128x64"),
+    ],
+)
+def test_a_kernels_name_is_shortened(kernel, name):
+    assert short_name(kernel) == name
+
+
 def test_a_run_without_its_benchmarks_has_no_table():
-    assert "|" not in gpu_document.tables({**RESULT, "micro": [], "prefill": []})
+    assert "|" not in gpu_document.tables({**RESULT, "micro": [], "kernels": [], "prefill": []})
 
 
 README = (

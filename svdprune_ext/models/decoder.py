@@ -23,6 +23,7 @@ from svdprune_ext.models.masks import (
 )
 from svdprune_ext.models.sequence import Layout, Packing, compact_positions, pack_deepstack
 from svdprune_ext.models.settings import Settings
+from svdprune_ext.models.tracing import is_captured
 from svdprune_ext.models.vision import VisionSide
 
 _LAYOUT = "_svdprune_layout"  # attribute on the key-value cache
@@ -105,12 +106,12 @@ class DecoderSide:
             return None, 1  # a token that is decoded: no wait for the device
         dropped = embeds[..., 0].isnan()
         known = self._vision.dropped
-        if torch.compiler.is_compiling():
-            known = _known_when_compiling(known, rows)
+        if torch.compiler.is_compiling() or is_captured():
+            known = _known_when_traced(known, rows)
             alike = dropped.sum(1) == known // rows
             torch._assert_async(
                 alike.all(),
-                "svdprune_ext: a compiled batch must drop as many tokens of each prompt",
+                "svdprune_ext: a compiled or captured batch must drop as many tokens of each prompt",
             )
             return (dropped if known else None), new - known // rows
         if rows == 1 and known:
@@ -281,10 +282,10 @@ def _without_first(kwargs: dict[str, Any], count: int) -> dict[str, Any]:
     return kwargs
 
 
-def _known_when_compiling(dropped: int | None, rows: int) -> int:
+def _known_when_traced(dropped: int | None, rows: int) -> int:
     if dropped is None or dropped % rows:
         raise ValueError(
-            "svdprune_ext: where a prompt is compiled, keep must be a number or a share for each image, "
-            "coverage None, and all prompts of a batch must have as many images of the same size"
+            "svdprune_ext: where a prompt is compiled or captured, keep must be a number or a share for each "
+            "image, coverage None, and all prompts of a batch must have as many images of the same size"
         )
     return dropped

@@ -109,16 +109,16 @@ class Settings:
         """Whether how many tokens are kept follows from their number alone."""
         return self.coverage is None and LEVELS.index(self.per) <= LEVELS.index(self.scope)
 
-    def check_compiled(self) -> None:
-        """Refuses a budget that depends on the scores: a compiled graph has to know how many are kept.
+    def check_traced(self) -> None:
+        """Refuses a budget that depends on the scores: a graph has to know how many are kept.
 
         Raises:
             ValueError: It does.
         """
         if not self.counts_are_fixed:
             raise ValueError(
-                f"svdprune_ext: where a prompt is compiled, coverage must be None and per no larger than "
-                f"scope, for the graph to know how many tokens are kept, got coverage={self.coverage}, "
+                "svdprune_ext: where a prompt is compiled or captured, coverage must be None and per no larger "
+                f"than scope, for the graph to know how many tokens are kept, got coverage={self.coverage}, "
                 f"per={self.per!r}, scope={self.scope!r}"
             )
 

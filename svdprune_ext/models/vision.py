@@ -25,6 +25,7 @@ from svdprune_ext.models.rows import by_row, indices, with_nan, with_tokens
 from svdprune_ext.models.selection import Choice, choose
 from svdprune_ext.models.settings import Settings
 from svdprune_ext.models.tower import TowerAttention
+from svdprune_ext.models.tracing import is_captured
 
 
 @dataclass
@@ -139,8 +140,8 @@ class VisionSide:
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             if self._encoding is not None:
                 return original(*args, **kwargs)  # Qwen3-VL's videos go through get_image_features
-            if torch.compiler.is_compiling():
-                self._settings.check_compiled()
+            if torch.compiler.is_compiling() or is_captured():
+                self._settings.check_traced()
             call = {**dict(zip(parameters, args, strict=False)), **kwargs}
             self._encoding = _Encoding(to_grid, call, getattr(self._base.config, placeholder))
             try:
