@@ -94,20 +94,23 @@ def test_within_the_decoder_it_does_what_it_does_on_the_cpu(name):
 
 @pytest.mark.parametrize("select", ["topk", "pivoted"])
 def test_a_captured_prefill_replays_to_what_eager_gives(select):
-    model = TINY["LlavaForConditionalGeneration"].build().cuda()
+    model = TINY["LlavaForConditionalGeneration"].build()
     prompts = ((3, "image", 4), (5, "image", 2))
     inputs = moved(batch(model, *prompts))
+    others = [batch(model, *prompts, seed=seed)["pixel_values"] for seed in (2, 3)]
+    model.cuda()
     with torch.no_grad(), svdprune_ext.apply(model, KEEP, select=select):
         run = captured(lambda: model(**inputs, use_cache=True).logits)
-        for seed in (2, 3):
-            inputs["pixel_values"].copy_(batch(model, *prompts, seed=seed)["pixel_values"])
+        for pixels in others:
+            inputs["pixel_values"].copy_(pixels)
             _, logits = run()
             torch.testing.assert_close(logits, model(**inputs).logits)
 
 
 def test_a_budget_that_depends_on_the_scores_is_not_captured():
-    model = TINY["LlavaForConditionalGeneration"].build().cuda()
+    model = TINY["LlavaForConditionalGeneration"].build()
     inputs = moved(batch(model, *PROMPTS))
+    model.cuda()
     refused = pytest.raises(ValueError, match="compiled or captured, coverage must be None")
     with torch.no_grad(), svdprune_ext.apply(model, KEEP, coverage=0.5), refused:
         captured(lambda: model(**inputs).logits)

@@ -117,9 +117,9 @@ class Settings:
         """
         if not self.counts_are_fixed:
             raise ValueError(
-                "svdprune_ext: where a prompt is compiled or captured, coverage must be None and per no larger "
-                f"than scope, for the graph to know how many tokens are kept, got coverage={self.coverage}, "
-                f"per={self.per!r}, scope={self.scope!r}"
+                "svdprune_ext: where a prompt is compiled or captured, coverage must be None and per no "
+                "larger than scope, for the graph to know how many tokens are kept, got "
+                f"coverage={self.coverage}, per={self.per!r}, scope={self.scope!r}"
             )
 
 
