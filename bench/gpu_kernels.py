@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+import svdprune_ext  # noqa: F401  the operators
 from bench.inputs import Case
 
 KEEP = 32

@@ -6,10 +6,11 @@
 #include "stable.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <optional>
-#include <sstream>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 namespace svdprune {
 
@@ -18,22 +19,40 @@ namespace svdprune {
 constexpr int64_t kMaxSide = 16384;         // min(N, D)
 constexpr int64_t kMaxExtent = 2147483647;  // N, D
 
+inline std::string text_of(const char* part) {
+  return part;
+}
+
+inline std::string text_of(const std::string& part) {
+  return part;
+}
+
+// Not by iostreams: libtorch exports pieces of its own copy of them, which do not always go together with the
+// system's, and a number written to a stream then ends the process.
+template <class Number>
+std::string text_of(Number part) {
+  if constexpr (std::is_floating_point_v<Number>) {
+    char digits[32];
+    std::snprintf(digits, sizeof digits, "%g", static_cast<double>(part));
+    return digits;
+  } else {
+    return std::to_string(part);
+  }
+}
+
 template <class... Parts>
 [[noreturn]] void refuse(const char* op, const Parts&... parts) {
-  std::ostringstream message;
-  message << "svdprune::" << op << ": ";
-  (message << ... << parts);
-  throw std::invalid_argument(message.str());
+  std::string message = std::string("svdprune::") + op + ": ";
+  ((message += text_of(parts)), ...);
+  throw std::invalid_argument(message);
 }
 
 inline std::string shape_of(const Tensor& t) {
-  std::ostringstream out;
-  out << "[";
+  std::string shape = "[";
   for (int64_t i = 0; i < t.dim(); ++i) {
-    out << (i ? ", " : "") << t.size(i);
+    shape += (i ? ", " : "") + std::to_string(t.size(i));
   }
-  out << "]";
-  return out.str();
+  return shape + "]";
 }
 
 // min_dim..max_dim dimensions, the last two being [N, D].

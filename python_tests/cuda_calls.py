@@ -12,7 +12,7 @@ from torch import Tensor
 
 import svdprune_ext as svdprune
 
-OPS = ["leverage_scores", "prune", "prune_adaptive", "prune_varlen"]
+OPS = ["leverage_scores", "prune", "prune_adaptive", "prune_varlen"]  # solver "eigh"
 OPS += [f"{name} tridiag" for name in OPS]
 FEW = {
     "gaussian",
@@ -58,7 +58,7 @@ def operator_calls(device: str | torch.device = "cuda") -> dict[str, Callable[[T
             ),
         ]
 
-    return dict(zip(OPS, calls("auto") + calls("tridiag"), strict=True))
+    return dict(zip(OPS, calls("eigh") + calls("tridiag"), strict=True))
 
 
 def features(seed: int = 0, device: str | torch.device = "cuda") -> Tensor:

@@ -28,7 +28,7 @@ class State(Structure):
     _fields_ = tuple(
         (name, c_int64)
         for name in (
-            *("failing_image", "refused_multiply", "refused_solve", "math"),
+            *("failing_image", "refused_multiply", "refused_solve", "math", "capturing"),
             *("products", "tf32_products", "solves", "solvers", "waits", "copies", "guards"),
         )
     )

@@ -22,9 +22,9 @@ EIGH = {"solver": "eigh"}
 
 def test_an_image_that_does_not_converge_is_marked(backend):
     x = gaussian(3, 20, 28)
-    good = svdprune.prune(x, 6)
+    good = svdprune.prune(x, 6, **EIGH)
     backend.state.failing_image = 1
-    tokens, indices, scores, rank = svdprune.prune(x, 6)
+    tokens, indices, scores, rank = svdprune.prune(x, 6, **EIGH)
     assert rank[1] == -1
     assert scores[1].isnan().all()
     assert indices[1].tolist() == [0, 1, 2, 3, 4, 5]
@@ -49,9 +49,11 @@ def test_a_call_that_a_library_refuses_raises(backend, name, status, message):
     x = gaussian(20, 28)
     setattr(backend.state, name, status)
     with pytest.raises(RuntimeError, match=message):
-        svdprune.prune(x, 6)
+        svdprune.prune(x, 6, **EIGH)
     setattr(backend.state, name, 0)
-    assert svdprune.prune(x, 6).rank > 0  # the device's guard and the handle's mode were put back
+    assert (
+        svdprune.prune(x, 6, **EIGH).rank > 0
+    )  # the device's guard and the handle's mode were put back
 
 
 @pytest.mark.parametrize("shape", [(13, 31, 34), (9, 50, 40)], ids=str)
@@ -61,24 +63,41 @@ def test_a_batch_beyond_one_call_of_the_eigensolver_takes_several(backend, shape
     calls = -(-images // (MOST_EIGENPROBLEM // side**2))
     assert calls > 1
     x = gaussian(*shape, dtype=dtype)
-    out = svdprune.prune(x, 6)
+    out = svdprune.prune(x, 6, **EIGH)
     assert backend.state.solves == calls
     assert_agrees(x, out.scores, out.rank, out.indices, options=EIGH)
 
 
 def test_a_thread_makes_one_handle_and_leaves_it_to_the_next(backend):
     x = gaussian(20, 28)
-    expected = svdprune.prune(x, 6)
+    expected = svdprune.prune(x, 6, **EIGH)
     made = backend.state.solvers
 
     def twice():
-        return [svdprune.prune(x, 6) for _ in range(2)]
+        return [svdprune.prune(x, 6, **EIGH) for _ in range(2)]
 
     for _ in range(3):  # a thread after the other: the emulation runs one kernel at a time
         with ThreadPoolExecutor(1) as thread:
             for got in thread.submit(twice).result():
                 assert_same_bits(got, expected)
     assert backend.state.solvers - made <= 1
+
+
+def test_a_capture_that_would_wait_is_refused_before_any_work(backend):
+    backend.state.capturing = 1
+    assert svdprune.leverage_scores(gaussian(20, 28), **EIGH).rank > 0
+    made = backend.state.products
+    refused = pytest.raises(
+        RuntimeError, match=r'"eigh" must have min\(N, D\) <= 512 in a CUDA .* got 513'
+    )
+    with refused:
+        svdprune.leverage_scores(gaussian(513, 514), **EIGH)
+    assert backend.state.products == made
+
+
+def test_auto_is_tridiag(backend):
+    assert svdprune.diagnose(gaussian(12, 28)).solver == ["tridiag"]
+    assert svdprune.diagnose(gaussian(12, 28).double()).solver == ["eigh"]
 
 
 def test_without_clusters_eigh_stands_in(backend, emulated_operators):
@@ -102,13 +121,13 @@ import svdprune_ext as svdprune
 
 x = gaussian(3, 10, 14)
 with in_place_of_the_operators(Path(sys.argv[2])) as state:
-    svdprune.prune(x, 3)
+    svdprune.prune(x, 3, solver="eigh")
     print(state.waits, state.copies, state.tf32_products)
     svdprune.prune(x[:, :, :8].double(), 3)
     print(state.tf32_products)
     state.failing_image = 2
     for call in (
-        lambda: svdprune.prune(x, 3),
+        lambda: svdprune.prune(x, 3, solver="eigh"),
         lambda: svdprune.leverage_scores(x[0] * float("nan")),
     ):
         try:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,16 @@ def test_a_graph_outlives_calls_of_other_shapes():
     assert_same_bits(out, expected)
 
 
+def test_a_capture_that_would_wait_is_refused_and_ends_cleanly():
+    x = gaussian(1, 576, 1024).cuda()
+    svdprune.prune(x, 9, solver="eigh")
+    graph = torch.cuda.CUDAGraph()
+    with pytest.raises(RuntimeError, match="<= 512 in a CUDA graph"), torch.cuda.graph(graph):
+        svdprune.prune(x, 9, solver="eigh")
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        svdprune.prune(x, 9)
+
+
 def test_calls_from_two_threads_at_once():
     inputs = [features(seed) for seed in range(8)]
     calls = operator_calls()
@@ -122,9 +133,16 @@ def test_all_memory_goes_back(name):
     assert free - torch.cuda.mem_get_info()[0] < 32 * MEBIBYTE
 
 
-@pytest.mark.parametrize("shape", [(2, 40, 56), (2, 56, 40), (1, 576, 1024)], ids=str)
+@pytest.mark.parametrize(
+    ("solver", "shape"),
+    [
+        *product(["eigh", "tridiag"], [(2, 40, 56), (2, 56, 40)]),
+        ("eigh", (1, 512, 1024)),  # cuSOLVER waits where there are more
+        ("tridiag", (1, 576, 1024)),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("op", ["leverage_scores", "prune", "prune_adaptive"])
-@pytest.mark.parametrize("solver", ["eigh", "tridiag"])
 def test_a_warm_call_does_not_wait_for_the_device(solver, op, shape):
     x = gaussian(*shape).cuda()
     call = {

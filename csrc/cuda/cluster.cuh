@@ -140,18 +140,17 @@ inline cudaLaunchConfig_t cluster_config(dim3 grid, dim3 block, ClusterShape sha
   return config;
 }
 
-// Whether the current device has room for one such cluster.
+// For how many such clusters the current device has room at the same time.
 template <class... Parameters>
-bool cluster_fits(void (*kernel)(Parameters...), dim3 block, ClusterShape shape) {
+int most_clusters(void (*kernel)(Parameters...), dim3 block, ClusterShape shape) {
   cudaLaunchAttribute attribute{};
   const cudaLaunchConfig_t config =
       cluster_config(dim3(shape.size), block, shape, nullptr, attribute);
   int clusters = 0;
-  const bool fits = allow_shape(kernel, shape) == cudaSuccess &&
-                    cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess &&
-                    clusters > 0;
+  const bool known = allow_shape(kernel, shape) == cudaSuccess &&
+                     cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess;
   cudaGetLastError();  // a refusal is an answer, no error of a later launch
-  return fits;
+  return known ? clusters : 0;
 }
 
 template <class... Parameters, class... Arguments>

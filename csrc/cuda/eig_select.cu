@@ -202,23 +202,23 @@ EigSelectShape eig_select_shape(int64_t tokens, int blocks, int threads) {
 
 namespace {
 
-// Whether the current device can run one cluster of that shape. The answers are kept.
-bool runs(int64_t tokens, const EigSelectShape& shape) {
+// How many clusters of that shape the current device runs at the same time. The answers are kept.
+int clusters_at_once(int64_t tokens, const EigSelectShape& shape) {
   int device = 0, shared_limit = 0;
   if (cudaGetDevice(&device) != cudaSuccess ||
       cudaDeviceGetAttribute(&shared_limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
           cudaSuccess ||
       shape.blocks == 0 || shape.shared_bytes > static_cast<size_t>(shared_limit)) {
-    return false;
+    return 0;
   }
   static std::mutex mutex;
-  static std::map<std::tuple<int, int, size_t>, bool> answers;
+  static std::map<std::tuple<int, int, size_t>, int> answers;
   const std::lock_guard lock(mutex);
   const auto [answer, is_new] = answers.try_emplace({device, shape.blocks, shape.shared_bytes});
   if (is_new) {
     with_kernel(tokens, [&](auto kernel, int) {
-      answer->second = cluster_fits(kernel, dim3(shape.threads),
-                                    {static_cast<unsigned>(shape.blocks), shape.shared_bytes});
+      answer->second = most_clusters(kernel, dim3(shape.threads),
+                                     {static_cast<unsigned>(shape.blocks), shape.shared_bytes});
     });
   }
   return answer->second;
@@ -226,24 +226,30 @@ bool runs(int64_t tokens, const EigSelectShape& shape) {
 
 }  // namespace
 
-// A cluster of 16 halves the rows a block sweeps; with many images, clusters of 8 leave more of them
-// room on the device at the same time. Few tokens need few blocks: below 8 rows a block, its share of
-// a step is less than the barrier's.
+// A cluster of 16 halves the rows that a block sweeps, but where that makes images wait for each other, clusters
+// of 8 leave room for more of them. Few tokens need few blocks: below 8 rows a block, its share of a step is less
+// than the barrier's.
 EigSelectShape eig_select_shape_for(int64_t images, int64_t tokens) {
-  constexpr int64_t kFewImages = 8, kLeastRows = 8;
-  if (clusters_supported()) {
-    int blocks = images > kFewImages ? 8 : kMostCluster;
-    while (blocks > 1 && tokens < kLeastRows * blocks) {
-      blocks /= 2;
+  constexpr int64_t kLeastRows = 8;
+  if (!clusters_supported()) {
+    return {};
+  }
+  int blocks = kMostCluster;
+  while (blocks > 1 && tokens < kLeastRows * blocks) {
+    blocks /= 2;
+  }
+  EigSelectShape possible{};
+  for (const int candidate : {blocks, std::min(blocks, 8)}) {
+    const EigSelectShape shape = eig_select_shape(tokens, candidate, kThreads);
+    const int at_once = clusters_at_once(tokens, shape);
+    if (at_once > 0) {
+      possible = shape;
     }
-    for (const int candidate : {blocks, 8, kMostCluster}) {
-      const EigSelectShape shape = eig_select_shape(tokens, candidate, kThreads);
-      if (runs(tokens, shape)) {
-        return shape;
-      }
+    if (at_once >= images) {
+      break;
     }
   }
-  return {};
+  return possible;
 }
 
 void launch_eig_select(const Images& x, const EigSelect& arguments, EigSelectShape shape,

@@ -36,6 +36,10 @@ void launch_rotate(cublasHandle_t handle, int64_t images, int64_t tokens, int64_
 struct Workspace {
   size_t device_bytes, host_bytes;
 };
+
+// Throws where that cannot be captured in a CUDA graph, and the stream is: to be called before any work.
+void check_spectrum_capturable(cudaStream_t stream, int64_t n);
+
 Workspace spectrum_workspace(SolverHandle& solver, int64_t images, int64_t n, cudaDataType type,
                              void* matrices, void* eigenvalues);
 void launch_spectrum(SolverHandle& solver, int64_t images, int64_t n, cudaDataType type,

@@ -82,16 +82,15 @@ Options check_cuda_options(const char* op, double variance, std::optional<int64_
   return options;
 }
 
-// The five stages by the solver that was asked for, or by the one that stands in for it where that
-// cannot run. "auto" is "eigh" until "tridiag" has been verified on a device. Returns which one ran;
-// kAuto: none, as select "pivoted" needs none.
+// The five stages by the solver that was asked for, "auto" being "tridiag", or by "eigh" where that cannot
+// run. Returns which one ran; kAuto: none, as select "pivoted" needs none.
 Solver run(const Call& call, const Images& x, const Options& options, const Results& results) {
   const bool empty = x.images == 0 || x.tokens == 0 || x.features == 0;
   if (results.select == Select::kPivoted && !empty) {
     prune_pivoted(call, x, options, results);
     return Solver::kAuto;
   }
-  const bool wanted = options.solver == Solver::kTridiag && x.dtype != Dtype::kFloat64 && !empty;
+  const bool wanted = options.solver != Solver::kEigh && x.dtype != Dtype::kFloat64 && !empty;
   const EigSelectShape shape = wanted ? eig_select_shape_for(x.images, x.tokens) : EigSelectShape{};
   if (shape.blocks > 0) {
     prune_tridiag(call, x, options, results, shape);

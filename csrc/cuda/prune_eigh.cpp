@@ -14,6 +14,7 @@ void score(const Call& call, const Images& x, const Options& options, const Tens
   const ScalarType work = scores.scalar_type();
   const bool tokens_side = x.tokens <= x.features;
   const int64_t n = tokens_side ? x.tokens : x.features;
+  check_spectrum_capturable(call.stream(), n);
   // 16-bit features go to the tensor cores as they are, unless they change or meet float32 vectors.
   const bool as_given = tokens_side && !options.center;
   const ScalarType packed_type = as_given && x.dtype == Dtype::kFloat16    ? ScalarType::Half

@@ -92,6 +92,19 @@ SolverHandle& solver_on(int device, cudaStream_t stream) {
   return solver;
 }
 
+void check_spectrum_capturable(cudaStream_t stream, int64_t n) {
+  // Above it cusolverDnXsyevBatched of cuSOLVER 12.0 waits for the device.
+  constexpr int64_t kMostCaptured = 512;
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  if (n > kMostCaptured && cudaStreamIsCapturing(stream, &status) == cudaSuccess &&
+      status != cudaStreamCaptureStatusNone) {
+    throw std::runtime_error(
+        "svdprune: solver \"eigh\" must have min(N, D) <= " + std::to_string(kMostCaptured) +
+        " in a CUDA graph, since cuSOLVER waits for the device above, got " + std::to_string(n) +
+        "; solver \"tridiag\" and select \"pivoted\" can be captured");
+  }
+}
+
 Workspace spectrum_workspace(SolverHandle& solver, int64_t images, int64_t n, cudaDataType type,
                              void* matrices, void* eigenvalues) {
   const int64_t most = images_per_call(images, n);

@@ -133,8 +133,10 @@ inline bool clusters_supported() {
 }
 
 template <class... Parameters>
-bool cluster_fits(void (*)(Parameters...), dim3 block, ClusterShape shape) {
-  return emulation::clusters && shape.size <= 16 && block.x <= 1024;
+int most_clusters(void (*)(Parameters...), dim3 block, ClusterShape shape) {
+  constexpr int kMultiprocessors = 132;
+  const bool fits = emulation::clusters && shape.size <= 16 && block.x <= 1024;
+  return fits ? kMultiprocessors / static_cast<int>(shape.size) : 0;
 }
 
 template <class... Parameters, class... Arguments>

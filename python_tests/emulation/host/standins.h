@@ -14,6 +14,7 @@ struct State {
   int64_t refused_multiply;  // cuBLAS status of every product; 0: none
   int64_t refused_solve;     // cuSOLVER status of every eigendecomposition; 0: none
   int64_t math;              // mode of the handle that torch lends
+  int64_t capturing;         // whether a graph is being captured
   // Noted.
   int64_t products;       // calls of cuBLAS
   int64_t tf32_products;  // those of them that may round to TF32
