@@ -14,8 +14,8 @@ matrices; where that has not settled after 600 products, "eigh" takes over. It c
 given rank.
 
 On CUDA "tridiag" takes two launches, for float32 and 16-bit input of up to 1024 tokens on sm_90 and later;
-otherwise "eigh" stands in. Both have a float32 Gram matrix there, and promise what is said of "eigh" above. All
-can be captured in a CUDA graph, but for "eigh" with min(N, D) > 512, where cuSOLVER waits for the device.
+otherwise "eigh" stands in. Both have a float32 Gram matrix there, and promise what is said of "eigh" above.
+All can be captured in a CUDA graph, but for "eigh" with min(N, D) > 512, where cuSOLVER waits for the device.
 
 Selection: "topk" keeps the tokens of highest leverage. "pivoted" picks one token after the other, each time
 the one of which most is left outside the span of those picked, so it keeps no copies; ``docs/selection.md``
