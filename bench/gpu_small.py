@@ -1,7 +1,7 @@
 """Every operator, dtype and way through the CUDA backend on small shapes, for compute-sanitizer.
 
-``python -m bench.gpu_small``. Run it with ``PYTORCH_NO_CUDA_MEMORY_CACHING=1``, so that the end of a
-tensor is the end of its memory.
+``python -m bench.gpu_small [cuda|cpu] [quick]``; quick takes fewer shapes and dtypes. Run it with
+``PYTORCH_NO_CUDA_MEMORY_CACHING=1``, so that the end of a tensor is the end of its memory.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import svdprune_ext as svdprune
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # More features than tokens and the reverse; sizes that no block or tile divides; the smallest.
 SHAPES = ((3, 37, 53), (2, 70, 19), (1, 1, 1), (2, 300, 5))
+QUICK = 2  # dtypes from the second on, and shapes
 
 
-def run(device: str) -> int:
+def run(device: str, quick: bool = False) -> int:
     """Calls everything on a device.
 
     Returns:
         Number of calls.
     """
     calls = 0
-    for dtype in DTYPES:
-        for shape in SHAPES:
+    for dtype in DTYPES[1 : 1 + QUICK] if quick else DTYPES:
+        for shape in SHAPES[:QUICK] if quick else SHAPES:
             generator = torch.Generator().manual_seed(0)
             x = torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
             n = shape[1]
@@ -79,7 +80,7 @@ def run(device: str) -> int:
 
 
 if __name__ == "__main__":
-    done = run(sys.argv[1] if len(sys.argv) > 1 else "cuda")
+    done = run(sys.argv[1] if len(sys.argv) > 1 else "cuda", "quick" in sys.argv[2:])
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     print(f"{done} calls")

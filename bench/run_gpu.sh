@@ -50,16 +50,16 @@ stage() {
   note "$name" "$verdict" "$((SECONDS - start))"
 }
 
-# sanitize TOOL SECONDS OPTION...
+# sanitize TOOL SECONDS "" or "quick" OPTION...
 sanitize() {
-  local tool=$1 limit=$2
-  shift 2
+  local tool=$1 limit=$2 shapes=$3
+  shift 3
   if ! command -v compute-sanitizer > /dev/null; then
     note "$tool" "skipped: compute-sanitizer is not on the PATH" 0
     return
   fi
   stage "$tool" "$limit" "$tool.log" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
-    compute-sanitizer --tool "$tool" --error-exitcode 86 "$@" "$PYTHON" -m bench.gpu_small
+    compute-sanitizer --tool "$tool" --error-exitcode 86 "$@" "$PYTHON" -m bench.gpu_small cuda $shapes
 }
 
 # summary: what the stages came to, in summary.md and gpu.json.
@@ -118,8 +118,8 @@ if [[ $what != bench ]]; then
   tests tests 110 -n 8 python_tests/test_cuda.py python_tests/test_cuda_pytorch.py \
     python_tests/test_cuda_tridiag.py python_tests/test_cuda_pivoted.py python_tests/test_rater_cuda.py \
     python_tests/test_models_cuda.py python_tests/test_arrays.py python_tests/test_load.py &
-  sanitize memcheck 110 --report-api-errors no &
-  sanitize racecheck 110 --kernel-name kns=svdprune &
+  sanitize memcheck 110 "" --report-api-errors no &
+  sanitize racecheck 110 quick --kernel-name kns=svdprune &
   wait
   tests runtime-tests 50 -n 1 python_tests/test_cuda_runtime.py
 fi
