@@ -17,13 +17,12 @@ MICRO_HEADER = (
     "images x tokens x width",
     "dtype",
     "rank",
+    "steps",
     "svdprune",
     "its bytes/s",
     "its FLOP/s",
     "as a CUDA graph",
-    'solver "tridiag"',
-    "its steps",
-    "its CUDA graph",
+    'solver "eigh"',
     'select "pivoted"',
     "its CUDA graph",
     "Gram + eigh",
@@ -56,11 +55,12 @@ def micro_cells(row: dict[str, Any]) -> list[str]:
         _shape(row),
         row["dtype"],
         "-" if rank is None else f"{rank:.0f}",
+        _steps(row),
         format_seconds(ours),
         format_rate(row["bytes"], ours, "B/s"),
         format_rate(row["flops"], ours, "FLOP/s"),
         format_seconds(row["graph"].get("svdprune")),
-        *_tridiag_cells(row),
+        _compared(row["eager"].get("svdprune_eigh"), ours),
         _compared(row["eager"].get("svdprune_pivoted"), ours),
         format_seconds(row["graph"].get("svdprune_pivoted")),
         *(_compared(row["eager"].get(peer), ours) for peer in _PEERS),
@@ -82,15 +82,9 @@ def eigensolver_cells(row: dict[str, Any]) -> list[str]:
     return [str(row["side"]), row["dtype"], format_seconds(ours), *others]
 
 
-def _tridiag_cells(row: dict[str, Any]) -> list[str]:
-    found = row.get("tridiag", {})
-    if found.get("ran") != "tridiag":  # "eigh" stood in, or nothing is known
-        return ["-", "-", "-"]
-    return [
-        _compared(row["eager"].get("svdprune_tridiag"), row["eager"].get("svdprune")),
-        f"{found['steps']:.0f}",
-        format_seconds(row["graph"].get("svdprune_tridiag")),
-    ]
+def _steps(row: dict[str, Any]) -> str:
+    found = row.get("tridiag", {})  # where it ran: else "eigh" stood in, or nothing is known
+    return f"{found['steps']:.0f}" if found.get("ran") == "tridiag" else "-"
 
 
 def prefill_cells(row: dict[str, Any]) -> list[str]:

@@ -3,8 +3,8 @@
 //
 // Note [one exchange a step]
 // In step k each block sweeps its own rows once: it applies the pending update, multiplies by v_k,
-// and sends the rows' products and their entries of column k + 1 to all blocks. After the one barrier of
-// the cluster every block forms w_k, the next column and its reflector from what it received, in the
+// and sends each row's product and its entry of column k + 1 to all blocks. After the one barrier of
+// the step every block forms w_k, the next column and its reflector from what it received, in the
 // same order and so with the same bits, and nothing else has to be agreed on. Two buffers take turns:
 // a block that is ahead writes the other one.
 #pragma once
@@ -55,16 +55,6 @@ __device__ __forceinline__ void sweep_rows(const Team& team, const Shared& s, in
   }
 }
 
-// What the blocks send each other in step k.
-__device__ __forceinline__ RowResult* exchange_of(const Shared& s, int k) {
-  return k % 2 == 0 ? s.exchange[0] : s.exchange[1];
-}
-
-// This block's part of it, by slot.
-__device__ __forceinline__ RowResult* own_results(const Team& team, const Shared& s, int k) {
-  return exchange_of(s, k) + team.rank * row_places(team, s.n).places;
-}
-
 // The warp's first rows, slots warp, warp + warps, ..., in registers: lane l has columns l, l + 32, ...
 // of each. n <= 32 kColumns.
 template <int kColumns>
@@ -105,9 +95,9 @@ struct HeldRows {
     }
   }
 
-  // As sweep_rows for step k, and keeps the results.
-  __device__ __forceinline__ void sweep(const Team& team, const Shared& s, int k) {
-    const int first = k + 1;
+  // As sweep_rows, and sends the results.
+  __device__ __forceinline__ void sweep(const Team& team, const Shared& s, int first,
+                                        RowResult* exchange) {
     bool live[kHeld];
     float v_row[kHeld], w_row[kHeld], product[kHeld] = {}, entry[kHeld] = {};
 #pragma unroll
@@ -133,18 +123,20 @@ struct HeldRows {
         entry[r] = 32 * q <= first ? a[r][q] : entry[r];  // of the column's own 32 in the end
       }
     }
-    RowResult own{};  // lane r keeps row r's
 #pragma unroll
     for (int r = 0; r < kHeld; ++r) {
       const RowResult result{warp_sum(product[r]), __shfl_sync(kAllLanes, entry[r], first % 32)};
-      own = team.lane == r ? result : own;
-    }
-    const int mine = row(team, team.lane);
-    if (team.lane < kHeld && mine >= first && mine < s.n) {
-      own_results(team, s, k)[team.warp + team.lane * team.warps] = own;
+      if (live[r]) {
+        tell_all(team, exchange + row(team, r), result);
+      }
     }
   }
 };
+
+// What the blocks send each other in step k.
+__device__ __forceinline__ RowResult* exchange_of(const Shared& s, int k) {
+  return k % 2 == 0 ? s.exchange[0] : s.exchange[1];
+}
 
 // The sweep of step k, with reflector k in next_v and the update of step k - 1 pending in v and w. Afterwards the
 // matrix has no update pending, and v and w are free.
@@ -152,7 +144,8 @@ template <int kColumns>
 __device__ __forceinline__ void sweep(const Team& team, const Shared& s, HeldRows<kColumns>& held,
                                       int k) {
   const int first = k + 1;
-  held.sweep(team, s, k);
+  RowResult* const exchange = exchange_of(s, k);
+  held.sweep(team, s, first, exchange);
   const int slots = slot_count(team, s.n);
   const int stride = kRowsAtOnce * team.warps;
   for (int slot = max(first_slot(team, first), s.held) + team.warp; slot < slots; slot += stride) {
@@ -160,17 +153,15 @@ __device__ __forceinline__ void sweep(const Team& team, const Shared& s, HeldRow
     float product[kRowsAtOnce];
     sweep_rows(team, s, first, slot, count, product);
     __syncwarp();
-    float own = product[0];  // lane r keeps row r's
 #pragma unroll
-    for (int r = 1; r < kRowsAtOnce; ++r) {
-      own = team.lane == r ? product[r] : own;
-    }
-    if (team.lane < count) {
-      const int at = slot + team.lane * team.warps;
-      own_results(team, s, k)[at] = {own, row_of_slot(s, at)[first]};
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+      if (r < count) {
+        const int own = slot + r * team.warps;
+        const float entry = row_of_slot(s, own)[first];
+        tell_all(team, exchange + own * team.size + team.rank, RowResult{product[r], entry});
+      }
     }
   }
-  send_rows(team, s.n, first, exchange_of(s, k));
   cluster_sync();
 }
 
@@ -212,23 +203,23 @@ __device__ __forceinline__ void next_column(const Team& team, Shared& s, int k, 
                                             int64_t stride) {
   const int first = k + 1;
   const double tau = s.tau[k];
-  const auto received = [&](int i) { return exchange_of(s, k)[row_places(team, s.n)(i)]; };
+  const RowResult* const received = exchange_of(s, k);
   double dot = 0;
   for (int i = team.thread; i < s.n; i += team.threads) {
-    dot += i >= first ? static_cast<double>(s.next_v[i]) * received(i).product : 0;
+    dot += i >= first ? static_cast<double>(s.next_v[i]) * received[i].product : 0;
   }
   const double half = 0.5 * tau * tau * block_sum(team, dot, s.partial[0]);
-  const float w_first = tridiag::rank2_vector(tau, half, received(first).product, 1);
+  const float w_first = tridiag::rank2_vector(tau, half, received[first].product, 1);
   const auto entry = [&](int i) {  // of column `first`, with the update of step k
-    const float w = tridiag::rank2_vector(tau, half, received(i).product, s.next_v[i]);
-    return tridiag::updated(received(i).column, s.next_v[i], w, 1, w_first);
+    const float w = tridiag::rank2_vector(tau, half, received[i].product, s.next_v[i]);
+    return tridiag::updated(received[i].column, s.next_v[i], w, 1, w_first);
   };
   const float diagonal = entry(first);
   const float pivot = first + 1 < s.n ? entry(first + 1) : 0;
   // The old v, which no thread reads any more, takes the column.
   for (int i = team.thread; i < s.n; i += team.threads) {
     s.v[i] = i >= first ? entry(i) : 0;
-    s.w[i] = i >= first ? tridiag::rank2_vector(tau, half, received(i).product, s.next_v[i]) : 0;
+    s.w[i] = i >= first ? tridiag::rank2_vector(tau, half, received[i].product, s.next_v[i]) : 0;
   }
   float* const column = s.v;
   s.v = s.next_v;

@@ -53,13 +53,10 @@ struct SharedSizes {
   SVDPRUNE_HOST_DEVICE size_t vectors_bytes() const {
     return sizeof(float) * kMostTokens * 3;
   }
-  // Of what the blocks send each other in a step, with the places that RowPlaces leaves free.
-  SVDPRUNE_HOST_DEVICE size_t exchange_bytes() const {
-    return sizeof(RowResult) * (capacity + 2 * kMostCluster);
-  }
   SVDPRUNE_HOST_DEVICE size_t total_bytes() const {
     const size_t doubles = 4 * capacity + capacity / 2 + 2 * kMostWarps + 3 * kMostCluster;
-    return vectors_bytes() + 2 * exchange_bytes() + sizeof(double) * doubles + work_bytes;
+    return vectors_bytes() + 2 * sizeof(RowResult) * capacity + sizeof(double) * doubles +
+           work_bytes;
   }
 };
 
@@ -70,7 +67,7 @@ struct Shared {
   int held;                // slots in registers
   float *v, *next_v, *w;   // [kMostTokens], zero from n on: the pending reflector and its w, and
                            // the next reflector
-  RowResult* exchange[2];  // by RowPlaces: of even and of odd steps
+  RowResult* exchange[2];  // [n]: of even and of odd steps
   double *diagonal, *coupling;  // [n]: T; coupling[k] joins k and k + 1
   double* tau;                  // [n]: of the reflectors
   double* ritz;                 // [n], descending
@@ -104,8 +101,8 @@ __device__ __forceinline__ Shared carve(const Team& team, int n) {
   s.v = vectors;
   s.next_v = vectors + kMostTokens;
   s.w = vectors + 2 * kMostTokens;
-  s.exchange[0] = reinterpret_cast<RowResult*>(take(sizes.exchange_bytes()));
-  s.exchange[1] = reinterpret_cast<RowResult*>(take(sizes.exchange_bytes()));
+  s.exchange[0] = reinterpret_cast<RowResult*>(take(sizeof(RowResult) * kCapacity));
+  s.exchange[1] = reinterpret_cast<RowResult*>(take(sizeof(RowResult) * kCapacity));
   s.diagonal = doubles(kCapacity);
   s.coupling = doubles(kCapacity);
   s.tau = doubles(kCapacity);
@@ -132,37 +129,6 @@ __device__ __forceinline__ int first_slot(const Team& team, int first) {
 
 __device__ __forceinline__ int slot_count(const Team& team, int n) {
   return (n - team.rank + team.size - 1) / team.size;
-}
-
-// Where what a block finds of its rows stands, in every block: side by side, so that it is sent in few pieces. The
-// odd number of places spreads rows that follow each other over the banks.
-struct RowPlaces {
-  int places;  // a block's
-  int mask;    // of a row's bits that are its block's rank: a cluster's size is a power of two
-
-  __device__ __forceinline__ int operator()(int row) const {
-    return (row & mask) * places + (row >> __popc(mask));
-  }
-};
-
-__device__ __forceinline__ RowPlaces row_places(const Team& team, int n) {
-  const int mask = team.size - 1;
-  return {((n + mask) >> __popc(mask)) | 1, mask};
-}
-
-// Sends the other blocks this one's part of results, rows from `first` on, once all threads have written it: a warp a
-// block. Seen after the next cluster_sync.
-__device__ __forceinline__ void send_rows(const Team& team, int n, int first, RowResult* results) {
-  RowResult* const own = results + team.rank * row_places(team, n).places;
-  const int slots = slot_count(team, n);
-  __syncthreads();
-  for (int block = team.warp; block < team.size; block += team.warps) {
-    RowResult* const other = cluster_map(own, block);
-    for (int slot = first_slot(team, first) + team.lane; block != team.rank && slot < slots;
-         slot += 32) {
-      other[slot] = own[slot];
-    }
-  }
 }
 
 // The row in a slot that is not in registers.
