@@ -4,8 +4,8 @@
 #   bash bench/run_gpu.sh [tests|bench]      without an argument: both
 #
 # Environment: OUT, the folder for results (bench-out/gpu); PYTHON (python3), an interpreter that has torch
-# with CUDA, pytest, pytest-timeout, pytest-xdist, hypothesis, setuptools, cmake, ninja and pybind11; SVDPRUNE_CUDA_ARCHITECTURES (that of
-# the first GPU). Needs no network, and installs under build/gpu only.
+# with CUDA, pytest, pytest-timeout, pytest-xdist, hypothesis, setuptools, cmake, ninja and pybind11;
+# SVDPRUNE_CUDA_ARCHITECTURES (that of the first GPU). Needs no network, and installs under build/gpu only.
 #
 # A stage that fails or takes too long is noted, and the next one runs. Exit status 1 if any failed, 2 if it
 # could not start. Results: summary.md, gpu.json, a log a stage. To show a run in the README, commit its
@@ -59,7 +59,7 @@ sanitize() {
     return
   fi
   stage "$tool" "$limit" "$tool.log" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
-    compute-sanitizer --tool "$tool" --error-exitcode 86 "$@" "$PYTHON" -m bench.gpu_small cuda $shapes
+    compute-sanitizer --tool "$tool" --error-exitcode 86 "$@" "$PYTHON" -m bench.gpu_small cuda "$shapes"
 }
 
 # summary: what the stages came to, in summary.md and gpu.json.
