@@ -164,11 +164,10 @@ bool lies_below(const Matrix& a, double limit) {
     throw py::value_error("a must be [n, n]");
   }
   const int64_t n = a.shape(0);
-  std::vector<float> work(a.data(), a.data() + a.size()), no_update(n, 0);
+  std::vector<float> work(a.data(), a.data() + a.size());
   svdprune::cpu::Crew crew;
-  const svdprune::cpu::SymmetricSweep<float> sweep(crew, n, work.data());
-  return svdprune::cpu::Remainder<float>(sweep, 0, no_update.data(), no_update.data())
-      .lies_below(limit);
+  svdprune::cpu::TrailingMatrix<float> trailing(crew, n, work.data());
+  return svdprune::cpu::Remainder<float>(trailing).lies_below(limit);
 }
 
 // Eigenvalues [n], descending, and eigenvectors [n, n] of a symmetric tridiagonal matrix.

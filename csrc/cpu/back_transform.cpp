@@ -1,12 +1,14 @@
 // Note [compact WY]
 // The product of b reflectors is I - V T V^T, V [n, b] their vectors and T [b, b] upper triangular (Schreiber,
-// Van Loan 1989), so that a block of them is applied by matrix products. LAPACK's ormqr does it in more and
-// smaller pieces, and finds T anew for each share of the columns; here it is found once for all threads, and
-// for all calls.
+// Van Loan 1989), so that a block of them is applied by matrix products, here of register tiles. T is found once,
+// for all threads and all calls. A thread takes some columns of the basis as a panel, a row of the basis after the
+// other, through all blocks; of V it transposes a block at a time.
 
 #include "back_transform.h"
 
+#include "aligned.h"
 #include "blas.h"
+#include "interleave.h"
 
 #include <algorithm>
 
@@ -14,8 +16,7 @@ namespace svdprune::cpu {
 
 namespace {
 
-constexpr int64_t kReflectors = 32;      // of a block
-constexpr int64_t kColumnsPerPart = 56;  // that a thread takes at a time
+constexpr int64_t kReflectors = 32;  // of a block
 
 // -T, from products = V^T V.
 template <class T>
@@ -40,6 +41,7 @@ BackTransform<T>::BackTransform(Crew& crew, int64_t n, int64_t count, T* reflect
     : n_(n),
       count_(count),
       reflectors_(reflectors),
+      kernel_(tile_kernel<T>(best_instruction_set())),
       factors_((count + kReflectors - 1) / kReflectors * kReflectors * kReflectors) {
   crew.for_each((count + kReflectors - 1) / kReflectors, [&](int64_t block) {
     const int64_t first = block * kReflectors, size = std::min(kReflectors, count - first);
@@ -55,31 +57,52 @@ BackTransform<T>::BackTransform(Crew& crew, int64_t n, int64_t count, T* reflect
   });
 }
 
-// products [2, kReflectors, columns] is workspace.
+// What a thread works in. The panel holds `columns` columns of the basis, transposed, `width` numbers apart.
 template <class T>
-void BackTransform<T>::apply_block(int64_t block, int64_t columns, T* products, T* basis) const {
+struct BackTransform<T>::Workspace {
+  int64_t columns, width;
+  AlignedArray<T> panel;       // [n, width]
+  AlignedArray<T> transposed;  // V^T of a block: [n, kReflectors]
+  AlignedArray<T> products;    // [2, kReflectors, width]
+};
+
+template <class T>
+void BackTransform<T>::apply_block(int64_t block, Workspace& work) const {
   const int64_t first = block * kReflectors, size = std::min(kReflectors, count_ - first);
-  const int64_t height = n_ - first - 1;
+  const int64_t height = n_ - first - 1, columns = work.columns, width = work.width;
   const T* v = reflectors_ + first * (n_ + 1) + 1;
   const T* factor = factors_.data() + block * kReflectors * kReflectors;
-  T* scaled = products + kReflectors * columns;
-  T* rows = basis + first + 1;
-  gemm<T>('T', 'N', size, columns, height, v, n_, rows, n_, 0, products, size);
-  gemm<T>('N', 'N', size, columns, size, factor, size, products, size, 0, scaled, size);
-  gemm<T>('N', 'N', height, columns, size, v, n_, scaled, size, 1, rows, n_);
+  T* rows = work.panel.get() + (first + 1) * width;
+  T* product = work.products.get();
+  T* scaled = product + kReflectors * width;
+  interleave(v, size, n_, height, work.transposed.get(), kReflectors);
+  kernel_.multiply(height, {rows, width}, {work.transposed.get(), kReflectors}, false, columns,
+                   size, product, width);
+  kernel_.multiply(size, {product, width}, {factor, size}, false, columns, size, scaled, width);
+  kernel_.multiply(size, {scaled, width}, {v, n_}, true, columns, height, rows, width);
 }
 
 template <class T>
 void BackTransform<T>::apply(Crew& crew, int64_t columns, T* basis) const {
-  const int parts = static_cast<int>(
-      std::min<int64_t>((columns + kColumnsPerPart - 1) / kColumnsPerPart, Crew::kMostParts));
-  crew.phase(parts, [&](int part) {
-    const int64_t begin = part * columns / parts, own = (part + 1) * columns / parts - begin;
-    std::vector<T> products(2 * kReflectors * own);
-    for (int64_t first = (count_ - 1) / kReflectors * kReflectors; first >= 0;
-         first -= kReflectors) {
-      apply_block(first / kReflectors, own, products.data(), basis + begin * n_);
+  // A part has whole vectors of columns, as many as a tile is high at most, and all parts about as many.
+  const int64_t vectors = (columns + kernel_.lanes - 1) / kernel_.lanes;
+  const int64_t parts = (columns + kernel_.width - 1) / kernel_.width;
+  const auto begin = [&](int64_t part) {
+    return std::min(columns, part * vectors / parts * kernel_.lanes);
+  };
+  crew.for_each(parts, [&](int64_t part) {
+    const int64_t own = begin(part + 1) - begin(part);
+    T* mine = basis + begin(part) * n_;
+    const int64_t width = kernel_.width;
+    Workspace work{(own + kernel_.lanes - 1) / kernel_.lanes * kernel_.lanes, width,
+                   aligned_array<T>(n_ * width), aligned_array<T>(n_ * kReflectors),
+                   aligned_array<T>(2 * kReflectors * width)};
+    std::fill_n(work.panel.get(), n_ * width, T(0));
+    interleave(mine, own, n_, n_, work.panel.get(), width);
+    for (int64_t block = (count_ + kReflectors - 1) / kReflectors - 1; block >= 0; --block) {
+      apply_block(block, work);
     }
+    interleave(work.panel.get(), n_, width, own, mine, n_);
   });
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "crew.h"
+#include "tile.h"
 
 #include <cstdint>
 #include <vector>
@@ -20,10 +21,12 @@ class BackTransform {
   void apply(Crew& crew, int64_t columns, T* basis) const;
 
  private:
-  void apply_block(int64_t block, int64_t columns, T* products, T* basis) const;
+  struct Workspace;
+  void apply_block(int64_t block, Workspace& work) const;
 
   const int64_t n_, count_;
   const T* reflectors_;
+  const TileKernel<T> kernel_;
   std::vector<T> factors_;  // the triangular factor of each block
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "crew.h"
+#include "tile.h"
 
 #include <cstdint>
 #include <functional>
@@ -19,12 +20,6 @@ struct PanelBlock {
 // Writes a block to its panel, columns 0 .. count; called on several threads, must not throw.
 template <class T>
 using FillPanel = std::function<void(const PanelBlock& block, T* panel)>;
-
-// Kernels there are; on other processors than x86-64 the baseline is what the compiler takes for granted (NEON).
-enum class InstructionSet { kBaseline, kAvx2, kAvx512 };
-
-// The best that this processor has.
-InstructionSet best_instruction_set();
 
 // values [n, n], column-major: its lower triangle becomes that of P P^T, P [n, K]. Some of the upper triangle,
 // next to the diagonal, is overwritten.

@@ -13,35 +13,21 @@ template <class T>
 double Remainder<T>::eigenvalue_bound() const {
   double square = 0, trace = 0;
   for (int64_t j = first_; j < first_ + order_; ++j) {
-    const T* column = sweep_.column(j);
-    const T vj = v_[j], wj = w_[j];
+    const T* column = trailing_.column(j);
     double below = 0;
 #pragma omp simd reduction(+ : below)
     for (int64_t i = j + 1; i < first_ + order_; ++i) {
-      const double value = column[i] - v_[i] * wj - w_[i] * vj;
-      below += value * value;
+      below += static_cast<double>(column[i]) * column[i];
     }
-    const double corner = column[j] - 2 * vj * wj;
-    square += 2 * below + corner * corner;
-    trace += corner;
+    square += 2 * below + static_cast<double>(column[j]) * column[j];
+    trace += column[j];
   }
   return largest_eigenvalue_bound(trace, square, order_);
 }
 
-// y = R x; both indexed as the whole matrix is.
-template <class T>
-void Remainder<T>::multiply(const T* x, T* y) const {
-  sweep_.multiply(first_, x, y);
-  const T vx = static_cast<T>(dot(v_ + first_, x + first_, order_));
-  const T wx = static_cast<T>(dot(w_ + first_, x + first_, order_));
-  for (int64_t i = first_; i < first_ + order_; ++i) {
-    y[i] -= v_[i] * wx + w_[i] * vx;
-  }
-}
-
 template <class T>
 bool Remainder<T>::probe_misses(double limit) const {
-  std::vector<T> q(sweep_.order()), before(sweep_.order(), 0), product(sweep_.order());
+  std::vector<T> q(trailing_.order()), before(trailing_.order()), product(trailing_.order());
   for (int64_t i = 0; i < order_; ++i) {
     q[first_ + i] = static_cast<T>(probe_entry(i));
   }
@@ -50,7 +36,7 @@ bool Remainder<T>::probe_misses(double limit) const {
   std::for_each(q.begin() + first_, q.end(), [=](T& value) { value *= scale; });
 
   for (int step = 0; step < Probe::kMostSteps; ++step) {
-    multiply(q.data(), product.data());
+    trailing_.multiply(q.data(), product.data());
     const double alpha = dot(q.data() + first_, product.data() + first_, order_);
     const double beta_before = probe.beta_before;
     for (int64_t i = first_; i < first_ + order_; ++i) {

@@ -37,15 +37,11 @@ Tridiagonal<T> tridiagonalise(
     Crew& crew, int64_t n, T* a, const std::vector<int64_t>& checks,
     const std::function<bool(const Tridiagonal<T>&, const Remainder<T>&)>& enough) {
   Tridiagonal<T> result;
-  const SymmetricSweep<T> sweep(crew, n, a);
-  std::vector<T> v(n, 0), w(n, 0), next_v(n), y(n);
+  TrailingMatrix<T> trailing(crew, n, a);
+  std::vector<T> v(n), w(n), y(n);
   auto check = checks.begin();
   for (int64_t k = 0; k < n; ++k) {
-    // Column k, with the pending update.
-    T* column = a + k * n;
-    for (int64_t i = k; i < n; ++i) {
-      column[i] -= v[i] * w[k] + w[i] * v[k];
-    }
+    T* column = trailing.take_column();
     result.diagonal.push_back(column[k]);
     result.steps = k + 1;
     if (k + 1 == n) {
@@ -59,17 +55,18 @@ Tridiagonal<T> tridiagonalise(
     result.tau.push_back(static_cast<T>(tau));
     if (check != checks.end() && *check == result.steps) {
       ++check;
-      if (enough(result, Remainder<T>(sweep, first, v.data(), w.data()))) {
+      if (enough(result, Remainder<T>(trailing))) {
         break;
       }
     }
-    std::copy(column + first, column + n, next_v.begin() + first);
-    sweep.update_and_multiply(first, v.data(), w.data(), next_v.data(), y.data());
-    v.swap(next_v);
+    v[k] = w[k] = 0;
+    std::copy(column + first, column + n, v.begin() + first);
+    trailing.multiply(v.data(), y.data());
     const double half = 0.5 * tau * tau * dot(v.data() + first, y.data() + first, n - first);
     for (int64_t i = first; i < n; ++i) {
       w[i] = static_cast<T>(tau * y[i] - half * v[i]);
     }
+    trailing.subtract(v.data(), w.data());
   }
   return result;
 }

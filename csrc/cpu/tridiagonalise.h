@@ -1,12 +1,9 @@
-// Householder tridiagonalisation in one pass a step, which may stop early.
+// Householder tridiagonalisation, which may stop early.
 //
-// Note [fused tridiagonalisation]
+// Note [tridiagonalisation]
 // Step k turns column k of the trailing matrix A into (beta, 0, ..., 0) by H = I - tau v v^T and
-// replaces A by H A H = A - v w^T - w v^T, with w = tau A v - (tau^2 / 2)(v^T A v) v. Written
-// plainly that reads A once for the product A v and once more to update it. Here the update of step
-// k is left pending: the sweep of step k + 1 applies it and multiplies by the new v while the
-// element is in a register. Only column k + 1 is updated ahead of the sweep, as the new v comes
-// from it.
+// replaces A by H A H = A - v w^T - w v^T, with w = tau A v - (tau^2 / 2)(v^T A v) v: a product and a
+// rank-2 update, which waits (Note [delayed updates] in trailing_matrix.cpp).
 //
 // Note [early stop]
 // H_0 H_1 ... leaves the first coordinate alone, so after m steps the leading m x m block T_m of

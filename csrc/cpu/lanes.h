@@ -1,0 +1,34 @@
+// Vectors of 32 bytes, which every processor here has, as one register or as two.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace svdprune::cpu {
+
+template <class T>
+struct Lanes {
+  static constexpr int64_t kCount = 32 / sizeof(T);
+  using Vector [[gnu::vector_size(32)]] = T;
+
+  [[gnu::always_inline]] static inline void load(const T* p, Vector& vector) {
+    std::memcpy(&vector, p, sizeof(vector));
+  }
+  [[gnu::always_inline]] static inline void store(const Vector& vector, T* p) {
+    std::memcpy(p, &vector, sizeof(vector));
+  }
+
+  [[gnu::always_inline]] static inline T sum(const Vector& vector) {
+    using Half [[gnu::vector_size(16)]] = T;
+    Half halves[2];
+    std::memcpy(halves, &vector, sizeof(vector));
+    halves[0] += halves[1];
+    T total = 0;
+    for (int64_t lane = 0; lane < kCount / 2; ++lane) {
+      total += halves[0][lane];
+    }
+    return total;
+  }
+};
+
+}  // namespace svdprune::cpu

@@ -1,0 +1,158 @@
+// Note [delayed updates]
+// A step of the reduction multiplies the trailing matrix by a vector and then takes a rank-2 update from it.
+// Applied at once, the updates read and write the matrix in every step. Up to kDelay of them wait instead: products
+// and the next column are corrected for them, which costs their length, and then the matrix takes all in one pass,
+// by register tiles (Dongarra, Sorensen, Hammarling 1989; LAPACK's sytrd does the same with 32). The pass is joined to
+// the product of that step, so each thread finds its columns in its own cache.
+//
+// A block on the diagonal whose first columns have left the matrix is still taken whole: vectors are 0 there. See Note
+// [diagonal blocks] in symmetric_product.cpp.
+
+#include "trailing_matrix.h"
+
+#include "rows.h"
+#include "symmetric_product.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+namespace svdprune::cpu {
+
+namespace {
+
+constexpr int64_t kOrderPerPart = 128;
+constexpr int64_t kMostParts = 8;
+
+// Of the block that row or column i is in.
+int64_t block_start(int64_t i) {
+  return i / kDiagonalBlock * kDiagonalBlock;
+}
+
+}  // namespace
+
+template <class T>
+TrailingMatrix<T>::TrailingMatrix(Crew& crew, int64_t n, T* a)
+    : crew_(crew),
+      n_(n),
+      a_(a),
+      kernel_(tile_kernel<T>(best_instruction_set())),
+      stride_(n + kDiagonalBlock + kernel_.width),
+      updates_(3 * kDelay * stride_),
+      products_(kMostParts * n) {
+  for (int64_t j = 0; j < n; ++j) {
+    for (int64_t i = block_start(j); i < j; ++i) {
+      a[i + j * n] = a[j + i * n];
+    }
+  }
+}
+
+// The columns are cut into parts of equal area, whose products are summed in their order: the result depends on the
+// shape alone, not on the crew.
+template <class T>
+int TrailingMatrix<T>::parts() const {
+  return static_cast<int>(std::clamp<int64_t>((n_ - first_) / kOrderPerPart, 1, kMostParts));
+}
+
+// The first column of a part. Columns from b on hold (n - b)^2 / 2 elements.
+template <class T>
+int64_t TrailingMatrix<T>::begin(int part, int parts) const {
+  const int64_t start = block_start(first_);
+  const double share = 1 - std::sqrt(1 - static_cast<double>(part) / parts);
+  const auto columns = static_cast<int64_t>(share * static_cast<double>(n_ - start));
+  return part == parts ? n_ : start + block_start(columns);
+}
+
+template <class T>
+Rows<T> TrailingMatrix<T>::rows(int64_t group) const {
+  return {updates_.data() + group * kDelay * stride_, stride_};
+}
+
+template <class T>
+void TrailingMatrix<T>::apply(int64_t begin, int64_t end) {
+  const Rows<T> left = rows(0), right = rows(1);
+  for (int64_t block = begin; block < end; block += kDiagonalBlock) {
+    const int64_t columns = std::min(kDiagonalBlock, n_ - block);
+    for (int64_t i = block; i < n_; i += kernel_.width) {
+      kernel_.multiply(2 * kDelay, {left.values + i, stride_}, {right.values + block, stride_},
+                       true, std::min(kernel_.width, n_ - i), columns, a_ + i + block * n_, n_);
+    }
+  }
+}
+
+template <class T>
+T* TrailingMatrix<T>::take_column() {
+  const int64_t k = first_++;
+  T* column = a_ + k * n_;
+  T v[kDelay], u[kDelay];
+  for (int64_t l = 0; l < pending_; ++l) {
+    v[l] = std::exchange(entry(0, l, k), T(0));
+    u[l] = std::exchange(entry(1, l, k), T(0));
+    entry(2, l, k) = 0;
+  }
+  add_rows(rows(0), pending_, u, block_start(k), n_, column);
+  add_rows(rows(1), pending_, v, block_start(k), n_, column);
+  for (int64_t l = 0; l < pending_; ++l) {
+    column[k] += 2 * u[l] * v[l];
+  }
+  return column;
+}
+
+template <class T>
+void TrailingMatrix<T>::subtract(const T* v, const T* w) {
+  for (int64_t i = block_start(first_); i < n_; ++i) {
+    entry(0, pending_, i) = entry(2, pending_, i) = v[i];
+    entry(1, pending_, i) = -w[i];
+  }
+  ++pending_;
+}
+
+template <class T>
+void TrailingMatrix<T>::multiply(const T* x, T* y) {
+  const bool full = pending_ == kDelay;
+  const int some = parts();
+  crew_.phase(some, [&](int part) {
+    const int64_t from = begin(part, some), to = begin(part + 1, some);
+    if (full) {
+      apply(from, to);
+    }
+    T* product = products_.data() + part * n_;
+    std::fill(product + from, product + n_, T(0));
+    add_symmetric_product(n_, from, to, a_, x, product);
+  });
+  const int64_t start = block_start(first_);
+  std::copy(products_.begin() + start, products_.begin() + n_, y + start);
+  for (int part = 1; part < some; ++part) {
+    const T* product = products_.data() + part * n_;
+    for (int64_t i = begin(part, some); i < n_; ++i) {
+      y[i] += product[i];
+    }
+  }
+  if (full) {
+    pending_ = 0;
+    return;
+  }
+  T factors[kDelay];
+  for (const int group : {0, 1}) {
+    multiply_rows(rows(group), pending_, x, start, n_, factors);
+    add_rows(rows(1 - group), pending_, factors, start, n_, y);
+  }
+}
+
+template <class T>
+const T* TrailingMatrix<T>::column(int64_t j) {
+  if (pending_ > 0) {
+    for (const int group : {0, 1, 2}) {
+      std::fill_n(&entry(group, pending_, 0), (kDelay - pending_) * stride_, T(0));
+    }
+    const int some = parts();
+    crew_.phase(some, [&](int part) { apply(begin(part, some), begin(part + 1, some)); });
+    pending_ = 0;
+  }
+  return a_ + j * n_;
+}
+
+template class TrailingMatrix<float>;
+template class TrailingMatrix<double>;
+
+}  // namespace svdprune::cpu
