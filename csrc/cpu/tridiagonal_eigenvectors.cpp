@@ -1,9 +1,10 @@
 // Note [twisted vectors]
-// T - x I = L D L^T from the top and = U E U^T from the bottom; joining the two at row k leaves the
-// single number gamma_k = D_k + E_k - (t_k - x), and solving with 1 in row k and 0 elsewhere on the
+// T - x I = L D L^T from the top and = U E U^T from the bottom, with D_i = t_i - x - c_i-1 (c_i-1 / D_i-1) and
+// E_i = t_i - x - c_i (c_i / E_i+1); joining the two at row k leaves the single number
+// gamma_k = t_k - x - c_k-1 (c_k-1 / D_k-1) - c_k (c_k / E_k+1), and solving with 1 in row k and 0 elsewhere on the
 // right needs only products: z_k = 1, z_i-1 = -(c_i-1 / D_i-1) z_i upwards, z_i+1 = -(c_i / E_i+1)
 // z_i downwards. The residual is |gamma_k| / ||z||, and for some k it is of the order of x's own
-// error.
+// error. So of the factorisations the ratios in brackets are kept.
 
 #include "tridiagonal_eigenvectors.h"
 
@@ -11,6 +12,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 
 namespace svdprune::cpu {
@@ -30,80 +32,87 @@ double largest_entry(const std::vector<double>& diagonal, const std::vector<doub
   return largest;
 }
 
-// The pivots from the top and from the bottom, [n, kLanes] each. A pivot of zero is replaced by a
-// tiny one.
+// One number for each lane. References, as returning such a vector is not the same on all instruction sets.
+using Lane [[gnu::vector_size(kLanes * sizeof(double))]] = double;
+
+[[gnu::always_inline]] inline void load(const double* numbers, int64_t row, Lane& lanes) {
+  std::memcpy(&lanes, numbers + row * kLanes, sizeof(lanes));
+}
+
+[[gnu::always_inline]] inline void store(const Lane& lanes, double* numbers, int64_t row) {
+  std::memcpy(numbers + row * kLanes, &lanes, sizeof(lanes));
+}
+
+// The ratios of Note [twisted vectors], [n, kLanes] each: above[i] = c_i / D_i for i < n - 1, below[i] = c_i-1 / E_i for
+// i > 0, and 0 else. A pivot of zero is replaced by a tiny one.
 SVDPRUNE_CLONES void factorise(int64_t n, const double* diagonal, const double* coupling,
-                               const double* lanes, double tiny, double* top, double* bottom) {
-  const auto pivot = [tiny](double value) { return std::fabs(value) < tiny ? tiny : value; };
+                               const double* points, double tiny, double* above, double* below) {
+  Lane x, from_top = {}, from_bottom = {};
+  load(points, 0, x);
   for (int64_t i = 0; i < n; ++i) {
-    const double square = i > 0 ? coupling[i - 1] * coupling[i - 1] : 0;
-    const double* before = top + (i > 0 ? i - 1 : 0) * kLanes;
-#pragma omp simd
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const double carried = i > 0 ? square / before[lane] : 0;
-      top[i * kLanes + lane] = pivot(diagonal[i] - lanes[lane] - carried);
-    }
-  }
-  for (int64_t i = n - 1; i >= 0; --i) {
-    const double square = i + 1 < n ? coupling[i] * coupling[i] : 0;
-    const double* after = bottom + (i + 1 < n ? i + 1 : i) * kLanes;
-#pragma omp simd
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const double carried = i + 1 < n ? square / after[lane] : 0;
-      bottom[i * kLanes + lane] = pivot(diagonal[i] - lanes[lane] - carried);
-    }
+    const int64_t j = n - 1 - i;  // the two chains of divisions side by side
+    const double next = i + 1 < n ? coupling[i] : 0, before = j > 0 ? coupling[j - 1] : 0;
+    const Lane top = diagonal[i] - x - from_top, bottom = diagonal[j] - x - from_bottom;
+    const Lane top_size = top < 0 ? -top : top, bottom_size = bottom < 0 ? -bottom : bottom;
+    const Lane down = next / (top_size < tiny ? Lane{} + tiny : top);
+    const Lane up = before / (bottom_size < tiny ? Lane{} + tiny : bottom);
+    store(down, above, i);
+    store(up, below, j);
+    from_top = next * down;
+    from_bottom = before * up;
   }
 }
 
-// twist [kLanes]: the row of smallest |gamma|.
-void twist_rows(int64_t n, const double* diagonal, const double* lanes, const double* top,
-                const double* bottom, int64_t* twist) {
-  double smallest[kLanes];
-  std::fill_n(smallest, kLanes, std::numeric_limits<double>::infinity());
-  std::fill_n(twist, kLanes, 0);
+// The row of smallest |gamma| in each lane, the first of equals.
+SVDPRUNE_CLONES void twist_rows(int64_t n, const double* diagonal, const double* coupling,
+                                const double* points, const double* above, const double* below,
+                                double* twist) {
+  Lane x, ratio;
+  load(points, 0, x);
+  Lane smallest = Lane{} + std::numeric_limits<double>::infinity(), row = {};
   for (int64_t k = 0; k < n; ++k) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const int64_t at = k * kLanes + lane;
-      const double gamma = std::fabs(top[at] + bottom[at] - (diagonal[k] - lanes[lane]));
-      if (gamma < smallest[lane]) {
-        smallest[lane] = gamma;
-        twist[lane] = k;
-      }
+    Lane gamma = diagonal[k] - x;
+    if (k > 0) {
+      load(above, k - 1, ratio);
+      gamma -= coupling[k - 1] * ratio;
     }
+    if (k + 1 < n) {
+      load(below, k + 1, ratio);
+      gamma -= coupling[k] * ratio;
+    }
+    gamma = gamma < 0 ? -gamma : gamma;
+    row = gamma < smallest ? Lane{} + static_cast<double>(k) : row;
+    smallest = gamma < smallest ? gamma : smallest;
   }
+  store(row, twist, 0);
 }
 
 // z [n, kLanes]: outwards from each lane's twist, then to unit length.
-SVDPRUNE_CLONES void substitute(int64_t n, const double* coupling, const int64_t* twist,
-                                const double* top, const double* bottom, double* z) {
-  double squares[kLanes] = {};
+SVDPRUNE_CLONES void substitute(int64_t n, const double* twist, const double* above,
+                                const double* below, double* z) {
+  Lane row, ratio, value, carried = {}, squares = {};
+  load(twist, 0, row);
   for (int64_t i = n - 1; i >= 0; --i) {
-    const double* below = z + (i + 1 < n ? i + 1 : i) * kLanes;
-    const double factor = coupling[i];
-#pragma omp simd
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const double carried = -factor / top[i * kLanes + lane] * below[lane];
-      z[i * kLanes + lane] = i < twist[lane] ? carried : i == twist[lane] ? 1 : 0;
-    }
+    const double own = static_cast<double>(i);
+    load(above, i, ratio);
+    carried = own < row ? -ratio * carried : own == row ? Lane{} + 1 : Lane{};
+    store(carried, z, i);
+  }
+  carried = Lane{};
+  for (int64_t i = 0; i < n; ++i) {
+    load(below, i, ratio);
+    load(z, i, value);
+    carried = static_cast<double>(i) > row ? -ratio * carried : value;
+    store(carried, z, i);
+    squares += carried * carried;
+  }
+  Lane scale = {};
+  for (int64_t lane = 0; lane < kLanes; ++lane) {
+    scale[lane] = 1 / std::sqrt(squares[lane]);
   }
   for (int64_t i = 0; i < n; ++i) {
-    const double* above = z + (i > 0 ? i - 1 : 0) * kLanes;
-    const double factor = i > 0 ? coupling[i - 1] : 0;
-#pragma omp simd
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const double carried = -factor / bottom[i * kLanes + lane] * above[lane];
-      const double value = i > twist[lane] ? carried : z[i * kLanes + lane];
-      z[i * kLanes + lane] = value;
-      squares[lane] += value * value;
-    }
-  }
-  for (double& square : squares) {
-    square = 1 / std::sqrt(square);
-  }
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      z[i * kLanes + lane] *= squares[lane];
-    }
+    load(z, i, value);
+    store(value * scale, z, i);
   }
 }
 
@@ -119,11 +128,11 @@ void tridiagonal_eigenvectors(const std::vector<double>& diagonal,
   for (int64_t lane = 0; lane < kLanes; ++lane) {
     lanes[lane] = eigenvalues[std::min(lane, count - 1)];
   }
-  std::vector<double> top(n * kLanes), bottom(n * kLanes);
-  int64_t twist[kLanes];
-  factorise(n, diagonal.data(), coupling.data(), lanes, tiny, top.data(), bottom.data());
-  twist_rows(n, diagonal.data(), lanes, top.data(), bottom.data(), twist);
-  substitute(n, coupling.data(), twist, top.data(), bottom.data(), z);
+  std::vector<double> above(n * kLanes), below(n * kLanes);
+  double twist[kLanes];
+  factorise(n, diagonal.data(), coupling.data(), lanes, tiny, above.data(), below.data());
+  twist_rows(n, diagonal.data(), coupling.data(), lanes, above.data(), below.data(), twist);
+  substitute(n, twist, above.data(), below.data(), z);
 }
 
 }  // namespace svdprune::cpu
