@@ -146,6 +146,16 @@ def test_counts():
     assert SparseVLM(192).counts(1, None, [310, 40], [576, 40]) == [200, 40]
 
 
+def test_ranks_are_those_of_torch():
+    generator = torch.Generator().manual_seed(0)
+    full = torch.randn(3, 12, 40, generator=generator)
+    low = torch.randn(3, 12, 5, generator=generator) @ torch.randn(3, 5, 40, generator=generator)
+    graded = full * torch.logspace(0, -9, 12)[:, None]  # the last rows drown in float32
+    for matrices in (full, low, graded, torch.zeros(2, 3, 4)):
+        assert counts.numerical_ranks(matrices) == torch.linalg.matrix_rank(matrices).tolist()
+    assert counts.numerical_ranks(torch.zeros(2, 0, 4)) == [0, 0]
+
+
 @pytest.mark.parametrize(
     ("version", "nominal", "average", "last"),
     [

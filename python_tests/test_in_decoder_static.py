@@ -105,6 +105,18 @@ def test_masks_of_causal_attention_are_taken_and_others_are_refused():
             model(**{**inputs, "attention_mask": causal})
 
 
+def test_static_caches_with_flash_attention_are_refused(monkeypatch):
+    model = model_of("Llava")
+    cache = static_cache(model)
+    with svdprune_ext.apply(model, **METHODS["1.5"][0]):
+        # As flash attention would say; no kernel of it is needed to be refused.
+        config = model.get_decoder().config
+        monkeypatch.setattr(config, "_attn_implementation_internal", "flash_attention_2")
+        with pytest.raises(ValueError, match=r"must be one that grows .* got StaticCache"):
+            model(**float64(model, *ONE), past_key_values=cache)
+    assert cache.get_seq_length() == 0
+
+
 def test_programs_and_checkpoints_are_refused():
     model = TINY["LlavaForConditionalGeneration"].build()
     inputs = batch(model, *ONE)
