@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hard_cases import hard_case
@@ -10,7 +11,10 @@ from hypothesis import strategies as st
 from samples import gaussian, sample, samples
 
 import svdprune_ext as svdprune
+from svdprune_ext._load import load_native
 from svdprune_ext.reference import oracle_energy, oracle_pivoted
+
+native = load_native()
 
 quick = settings(max_examples=40, deadline=None, derandomize=True)
 seeds = st.integers(0, 10_000)
@@ -229,6 +233,18 @@ def test_columns_on_demand_are_those_of_the_matrix(dtype, center, layout):
     assert few == more[:12]
     out = pivoted(x, 12, center=center)
     assert_each_pick_is_best(x, few, out.scores, int(out.rank), center)
+
+
+@pytest.mark.parametrize("shape", [(101, 300), (100, 1030), (7, 5), (1, 3)])
+def test_a_column_does_not_depend_on_those_made_with_it(shape):
+    x = gaussian(*shape, seed=1).numpy()
+    rng = np.random.default_rng(0)
+    for token in {0, len(x) // 2, len(x) - 1}:
+        alone = native.gram_column(x, token, np.zeros(len(x)))
+        expected = x.astype(np.float64) @ x[token].astype(np.float64)
+        assert np.abs(alone - expected).max() < 1e-5 * np.linalg.norm(x, axis=1).max() ** 2
+        for worth in (rng.random(len(x)), np.ones(len(x)), -np.ones(len(x))):
+            assert np.array_equal(native.gram_column(x, token, worth), alone)
 
 
 @pytest.mark.parametrize("keep", [5, 40])
