@@ -12,6 +12,7 @@ BUDGETS = (192, 128, 64, 32, 16, 8)
 REFERENCE = Series("SVD leverage", "methods")  # as in the paper; the others are compared with it
 
 _PIVOTED = {"select": "pivoted"}
+_PIVOTED_SERIES = Series("pivoted", "pivoted", _PIVOTED)
 PAPER = "as in the paper"  # what the reference is called among its variants
 
 _NAMES = {
@@ -100,7 +101,7 @@ def _pivoted(seeds: int) -> list[Series]:
     unit, behind = {"method": "cdpruner"}, {"features": "projector"}
     return [
         Series(PAPER, "pivoted"),
-        Series("pivoted", "pivoted", _PIVOTED),
+        _PIVOTED_SERIES,
         Series("centred", "pivoted", {**_PIVOTED, "center": True}),
         Series("rows of unit length (DPP without text)", "pivoted", unit),
         Series("behind the projector", "pivoted", {**_PIVOTED, **behind}),
@@ -134,3 +135,8 @@ PRESETS: Mapping[str, Callable[[int], list[Series]]] = {
     "pivoted": _pivoted,
     "quick": _quick,
 }
+
+
+def reference_of(preset: str) -> Series:
+    """What the other series of a preset are compared with."""
+    return _PIVOTED_SERIES if preset == "pivoted" else REFERENCE

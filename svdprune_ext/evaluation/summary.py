@@ -1,4 +1,4 @@
-"""From records to rows: one for each budget of each series, with intervals and distance from SVD-Prune."""
+"""From records to rows: one for each budget of each series, with intervals and distance from a reference."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from svdprune_ext.evaluation.bootstrap import RESAMPLES, Bootstrap, Tally
 from svdprune_ext.evaluation.cells import UNPRUNED, Cell, Series
-from svdprune_ext.evaluation.presets import REFERENCE
+from svdprune_ext.evaluation.presets import reference_of
 from svdprune_ext.tiny_vlm.questions import KINDS
 
 Find = Callable[[Cell], dict[str, Any] | None]
@@ -36,12 +36,14 @@ def summarise(
         The content of the JSON file: surroundings, then ``unpruned`` and ``rows``.
     """
     bootstrap = Bootstrap(around["images"])
+    reference = reference_of(preset)
     unpruned = _found(find, UNPRUNED)
     rows = []
     for series, keep in planned:
         records = [_found(find, cell) for cell in series.cells(keep)]
         kept = round(_mean(records, "kept") or keep) if series.adaptive else keep
-        same_budget = None if series.cells(keep) == [Cell(kept)] else find(Cell(kept))
+        own = reference.cells(kept)
+        same_budget = None if series.cells(keep) == own else find(own[0])
         rows.append(
             {
                 "series": series.name,
@@ -62,7 +64,7 @@ def summarise(
         **around,
         "questions": {kind: len(asked[kind].replace("-", "")) for kind in KINDS},
         "intervals": INTERVALS,
-        "reference": REFERENCE.name,
+        "reference": reference.name,
         "unpruned": _row([unpruned], bootstrap, None),
         "rows": rows,
     }
@@ -77,7 +79,7 @@ def _found(find: Find, cell: Cell) -> dict[str, Any]:
 def _row(
     records: list[dict[str, Any]], bootstrap: Bootstrap, same_budget: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Accuracies of pooled records; beside them, where given, the distance from SVD-Prune at this budget."""
+    """Accuracies of pooled records; and the distance from the reference at this budget, where given."""
     tally = Tally.of([record["right"] for record in records])
     row: dict[str, Any] = {
         name: _mean(records, name) for name in ("kept", "energy", "rank", "seconds")
