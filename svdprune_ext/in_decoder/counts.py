@@ -66,7 +66,8 @@ def numerical_ranks(matrices: Tensor) -> list[int]:
     if squares.shape[1] == 0:
         return [0] * len(squares)
     tolerance = max(matrices.shape[1:]) * torch.finfo(matrices.dtype).eps
-    return (squares > tolerance**2 * squares[:, -1:]).sum(1).tolist()
+    ranks: list[int] = (squares > tolerance**2 * squares[:, -1:]).sum(1).tolist()
+    return ranks
 
 
 def rank_counts(attention: Tensor, scale: float, bias: float, tokens: Sequence[int]) -> list[int]:
