@@ -22,6 +22,7 @@ constexpr int64_t kPoints = 16;  // evaluated together, one a lane of kPoints / 
 constexpr int64_t kLanes = 4;
 using Lanes [[gnu::vector_size(kLanes * sizeof(double))]] = double;
 using Bits [[gnu::vector_size(kLanes * sizeof(uint64_t))]] = uint64_t;
+constexpr int64_t kParts = 12;             // of the eigenvalues, that threads take
 constexpr int64_t kRescale = 8;            // rows between rescalings: p shrinks by 2^-480 at most
 constexpr double kLeastSquare = 0x1p-120;  // stands for a coupling of zero, in units of the matrix
 constexpr double kWidth = 1e-15;           // of a final bracket, likewise
@@ -155,31 +156,50 @@ struct Bracket {
   }
 };
 
-// Brings up to kPoints brackets to their ends.
-void converge(const Scaled& t, Bracket* brackets, int64_t count) {
+// Takes each bracket that is `open` on, a point after the other, until it is not. A lane that has one done goes on with
+// the next, so that nobody waits for the slowest.
+template <bool kCount, class Open>
+void narrow_all(const Scaled& t, Bracket* brackets, int64_t count, const Open& open) {
+  Bracket* lanes[kPoints] = {};
   double x[kPoints] = {};
   Value values[kPoints];
-  while (!std::all_of(brackets, brackets + count, [](const Bracket& b) { return b.done(); })) {
-    for (int64_t lane = 0; lane < count; ++lane) {
-      x[lane] = brackets[lane].done() ? brackets[lane].low : brackets[lane].point();
+  int64_t next = 0;
+  while (true) {
+    for (int64_t lane = 0; lane < kPoints; ++lane) {
+      if (lanes[lane] && !open(*lanes[lane])) {
+        lanes[lane] = nullptr;
+      }
+      while (!lanes[lane] && next < count) {
+        Bracket& bracket = brackets[next++];
+        lanes[lane] = open(bracket) ? &bracket : nullptr;
+      }
+      x[lane] = lanes[lane] ? lanes[lane]->point() : 0;
     }
-    // Between two neighbouring eigenvalues the sign of p_n says as much as the count.
-    if (std::all_of(brackets, brackets + count, [](const Bracket& b) { return b.single(); })) {
-      evaluate_uncounted(t.diagonal.size(), t.diagonal.data(), t.square.data(), x, values);
-      for (int64_t lane = 0; lane < count; ++lane) {
+    if (std::all_of(lanes, lanes + kPoints, [](const Bracket* b) { return !b; })) {
+      return;
+    }
+    (kCount ? evaluate : evaluate_uncounted)(t.diagonal.size(), t.diagonal.data(), t.square.data(),
+                                             x, values);
+    for (int64_t lane = 0; lane < kPoints; ++lane) {
+      Bracket* bracket = lanes[lane];
+      if (!bracket) {
+        continue;
+      }
+      if (!kCount) {
+        // Between two neighbouring eigenvalues the sign of p_n says as much as the count.
         const bool below =
-            std::signbit(values[lane].mantissa) == std::signbit(brackets[lane].at_low.mantissa);
-        values[lane].count = brackets[lane].index + (below ? 0 : 1);
+            std::signbit(values[lane].mantissa) == std::signbit(bracket->at_low.mantissa);
+        values[lane].count = bracket->index + (below ? 0 : 1);
       }
-    } else {
-      evaluate(t.diagonal.size(), t.diagonal.data(), t.square.data(), x, values);
-    }
-    for (int64_t lane = 0; lane < count; ++lane) {
-      if (!brackets[lane].done()) {
-        brackets[lane].narrow(x[lane], values[lane]);
-      }
+      bracket->narrow(x[lane], values[lane]);
     }
   }
+}
+
+// Brings brackets to their ends: first until they hold a single eigenvalue, or can be no narrower.
+void converge(const Scaled& t, Bracket* brackets, int64_t count) {
+  narrow_all<true>(t, brackets, count, [](const Bracket& b) { return !b.done() && !b.single(); });
+  narrow_all<false>(t, brackets, count, [](const Bracket& b) { return !b.done(); });
 }
 
 }  // namespace
@@ -202,20 +222,19 @@ std::vector<double> tridiagonal_eigenvalues(Crew& crew, const std::vector<double
   });
 
   std::vector<double> eigenvalues(n);
-  crew.for_each((n + kPoints - 1) / kPoints, [&](int64_t group) {
-    const int64_t first = group * kPoints, count = std::min(kPoints, n - first);
-    Bracket brackets[kPoints];
-    for (int64_t lane = 0; lane < count; ++lane) {
-      const int64_t index = first + lane;
+  const int64_t own = std::max(kPoints, (n + kParts - 1) / kParts);
+  crew.for_each((n + own - 1) / own, [&](int64_t part) {
+    const int64_t first = part * own, count = std::min(own, n - first);
+    std::vector<Bracket> brackets;
+    for (int64_t index = first; index < first + count; ++index) {
       const auto above = std::partition_point(at_grid.begin() + 1, at_grid.end() - 1,
                                               [=](const Value& v) { return v.count <= index; });
       const int64_t high = above - at_grid.begin();
-      brackets[lane] = {grid[high - 1], grid[high], at_grid[high - 1], at_grid[high], index};
+      brackets.push_back({grid[high - 1], grid[high], at_grid[high - 1], at_grid[high], index});
     }
-    converge(t, brackets, count);
-    for (int64_t lane = 0; lane < count; ++lane) {
-      const double middle = (brackets[lane].low + brackets[lane].high) / 2;
-      eigenvalues[n - 1 - first - lane] = t.scale * middle;
+    converge(t, brackets.data(), count);
+    for (int64_t i = 0; i < count; ++i) {
+      eigenvalues[n - 1 - first - i] = t.scale * ((brackets[i].low + brackets[i].high) / 2);
     }
   });
   std::sort(eigenvalues.begin(), eigenvalues.end(), std::greater<>());
