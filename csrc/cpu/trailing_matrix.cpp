@@ -12,6 +12,7 @@
 
 #include "rows.h"
 #include "symmetric_product.h"
+#include "vector.h"
 
 #include <algorithm>
 #include <cmath>
@@ -22,7 +23,6 @@ namespace svdprune::cpu {
 namespace {
 
 constexpr int64_t kOrderPerPart = 128;
-constexpr int64_t kMostParts = 8;
 
 // Of the block that row or column i is in.
 int64_t block_start(int64_t i) {
@@ -47,20 +47,20 @@ TrailingMatrix<T>::TrailingMatrix(Crew& crew, int64_t n, T* a)
   }
 }
 
-// The columns are cut into parts of equal area, whose products are summed in their order: the result depends on the
-// shape alone, not on the crew.
+// Columns from b on hold (n - b)^2 / 2 elements: the parts are of equal area. Their products are summed in their order,
+// so the result depends on the shape alone, not on the crew.
 template <class T>
-int TrailingMatrix<T>::parts() const {
-  return static_cast<int>(std::clamp<int64_t>((n_ - first_) / kOrderPerPart, 1, kMostParts));
-}
-
-// The first column of a part. Columns from b on hold (n - b)^2 / 2 elements.
-template <class T>
-int64_t TrailingMatrix<T>::begin(int part, int parts) const {
-  const int64_t start = block_start(first_);
-  const double share = 1 - std::sqrt(1 - static_cast<double>(part) / parts);
-  const auto columns = static_cast<int64_t>(share * static_cast<double>(n_ - start));
-  return part == parts ? n_ : start + block_start(columns);
+typename TrailingMatrix<T>::Parts TrailingMatrix<T>::cut() const {
+  const int64_t start = block_start(first_), columns = n_ - start;
+  Parts parts;
+  parts.count = static_cast<int>(std::clamp<int64_t>((n_ - first_) / kOrderPerPart, 1, kMostParts));
+  for (int part = 0; part < parts.count; ++part) {
+    const double share = 1 - std::sqrt(1 - static_cast<double>(part) / parts.count);
+    parts.begin[part] =
+        start + block_start(static_cast<int64_t>(share * static_cast<double>(columns)));
+  }
+  parts.begin[parts.count] = n_;
+  return parts;
 }
 
 template <class T>
@@ -100,19 +100,19 @@ T* TrailingMatrix<T>::take_column() {
 
 template <class T>
 void TrailingMatrix<T>::subtract(const T* v, const T* w) {
-  for (int64_t i = block_start(first_); i < n_; ++i) {
-    entry(0, pending_, i) = entry(2, pending_, i) = v[i];
-    entry(1, pending_, i) = -w[i];
-  }
+  const int64_t start = block_start(first_), left = n_ - start;
+  std::copy_n(v + start, left, &entry(0, pending_, start));
+  combine(-1, w + start, 0, w + start, left, &entry(1, pending_, start));
+  std::copy_n(v + start, left, &entry(2, pending_, start));
   ++pending_;
 }
 
 template <class T>
 void TrailingMatrix<T>::multiply(const T* x, T* y) {
   const bool full = pending_ == kDelay;
-  const int some = parts();
-  crew_.phase(some, [&](int part) {
-    const int64_t from = begin(part, some), to = begin(part + 1, some);
+  const Parts parts = cut();
+  crew_.phase(parts.count, [&](int part) {
+    const int64_t from = parts.begin[part], to = parts.begin[part + 1];
     if (full) {
       apply(from, to);
     }
@@ -122,11 +122,9 @@ void TrailingMatrix<T>::multiply(const T* x, T* y) {
   });
   const int64_t start = block_start(first_);
   std::copy(products_.begin() + start, products_.begin() + n_, y + start);
-  for (int part = 1; part < some; ++part) {
-    const T* product = products_.data() + part * n_;
-    for (int64_t i = begin(part, some); i < n_; ++i) {
-      y[i] += product[i];
-    }
+  for (int part = 1; part < parts.count; ++part) {
+    const T once = 1;
+    add_rows({products_.data() + part * n_, n_}, 1, &once, parts.begin[part], n_, y);
   }
   if (full) {
     pending_ = 0;
@@ -145,8 +143,8 @@ const T* TrailingMatrix<T>::column(int64_t j) {
     for (const int group : {0, 1, 2}) {
       std::fill_n(&entry(group, pending_, 0), (kDelay - pending_) * stride_, T(0));
     }
-    const int some = parts();
-    crew_.phase(some, [&](int part) { apply(begin(part, some), begin(part + 1, some)); });
+    const Parts parts = cut();
+    crew_.phase(parts.count, [&](int part) { apply(parts.begin[part], parts.begin[part + 1]); });
     pending_ = 0;
   }
   return a_ + j * n_;

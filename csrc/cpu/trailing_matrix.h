@@ -37,16 +37,22 @@ class TrailingMatrix {
   const T* column(int64_t j);
 
  private:
-  int parts() const;
-  int64_t begin(int part, int parts) const;
+  static constexpr int64_t kDelay = 8;
+  static constexpr int kMostParts = 8;
+
+  // The columns that are left, cut into parts: begin[part] .. begin[part + 1].
+  struct Parts {
+    int count;
+    int64_t begin[kMostParts + 1];
+  };
+
+  Parts cut() const;
   Rows<T> rows(int64_t group) const;
   T& entry(int64_t group, int64_t l, int64_t i) {
     return updates_[(group * kDelay + l) * stride_ + i];
   }
   // The updates to columns begin .. end, which are whole blocks.
   void apply(int64_t begin, int64_t end);
-
-  static constexpr int64_t kDelay = 8;
 
   Crew& crew_;
   int64_t n_, first_ = 0;

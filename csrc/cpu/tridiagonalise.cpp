@@ -23,10 +23,7 @@ Reflection reflect(T* x, int64_t length) {
     return {alpha, 0};
   }
   const double beta = -std::copysign(std::sqrt(alpha * alpha + tail), alpha);
-  const T scale = static_cast<T>(1 / (alpha - beta));
-  for (int64_t i = 1; i < length; ++i) {
-    x[i] *= scale;
-  }
+  scale(static_cast<T>(1 / (alpha - beta)), length - 1, x + 1);
   return {beta, (beta - alpha) / beta};
 }
 
@@ -63,9 +60,7 @@ Tridiagonal<T> tridiagonalise(
     std::copy(column + first, column + n, v.begin() + first);
     trailing.multiply(v.data(), y.data());
     const double half = 0.5 * tau * tau * dot(v.data() + first, y.data() + first, n - first);
-    for (int64_t i = first; i < n; ++i) {
-      w[i] = static_cast<T>(tau * y[i] - half * v[i]);
-    }
+    combine(tau, y.data() + first, -half, v.data() + first, n - first, w.data() + first);
     trailing.subtract(v.data(), w.data());
   }
   return result;
