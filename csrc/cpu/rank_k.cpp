@@ -19,14 +19,20 @@ void rank_k_product(Crew& crew, int64_t n, int64_t depth, const FillPanel<T>& fi
   const int64_t width = kernel.width;
   const int64_t panels = (n + width - 1) / width;
   const int64_t panel_size = width * std::min(depth, kPanelDepth);
-  const AlignedArray<T> packed = aligned_array<T>(panels * panel_size);
+  const AlignedArray<T> packed = aligned_array<T>(panels * panel_size + width);
   const auto rows_of = [&](int64_t p) { return std::min(width, n - p * width); };
 
   const auto multiply_row = [&](int64_t p, int64_t deep, bool add) {
-    for (int64_t q = 0; q <= p; ++q) {
-      kernel.multiply(deep, {packed.get() + p * panel_size, width},
-                      {packed.get() + q * panel_size, width}, add, rows_of(p), rows_of(q),
-                      values + p * width + q * width * n, n);
+    const T* own = packed.get() + p * panel_size;
+    for (int64_t q = 0; q < p; ++q) {
+      kernel.multiply(deep, {own, width}, {packed.get() + q * panel_size, width}, add, rows_of(p),
+                      rows_of(q), values + p * width + q * width * n, n);
+    }
+    // On the diagonal, from that down, a vector's width of columns at a time.
+    for (int64_t j = 0; j < rows_of(p); j += kernel.lanes) {
+      const int64_t rows = rows_of(p) - j;
+      kernel.multiply(deep, {own + j, width}, {own + j, width}, add, rows,
+                      std::min(rows, kernel.lanes), values + (p * width + j) * (n + 1), n);
     }
   };
 
