@@ -25,9 +25,8 @@ def symmetric(n, seed=0):
     return x @ x.T
 
 
-@pytest.mark.parametrize(
-    "n", [1, 2, 3, 7, 8, 15, 16, 17, 33, 48, 49, 130, 300]
-)  # around whole blocks
+# Around whole blocks on the diagonal.
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 33, 48, 49, 130, 300])
 def test_tridiagonalisation_keeps_the_eigenvalues(n):
     a = symmetric(n)
     diagonal, coupling, steps = native.tridiagonalise(a, n + 1)
@@ -38,9 +37,8 @@ def test_tridiagonalisation_keeps_the_eigenvalues(n):
     assert np.abs(got - expected).max() < 2e-6 * expected[-1]
 
 
-@pytest.mark.parametrize(
-    "n", [1, 2, 3, 32, 33, 34, 65, 130, 200]
-)  # around whole blocks of reflectors
+# Around whole blocks of reflectors.
+@pytest.mark.parametrize("n", [1, 2, 3, 32, 33, 34, 65, 130, 200])
 def test_the_back_transform_is_the_product_of_the_reflectors(n):
     a = symmetric(n)
     q = native.back_transform(a).astype(np.float64)

@@ -18,6 +18,10 @@ namespace {
 
 constexpr int64_t kReflectors = 32;  // of a block
 
+int64_t blocks_of(int64_t reflectors) {
+  return (reflectors + kReflectors - 1) / kReflectors;
+}
+
 // -T, from products = V^T V.
 template <class T>
 void negative_factor(int64_t size, const T* products, const T* tau, T* factor) {
@@ -42,8 +46,8 @@ BackTransform<T>::BackTransform(Crew& crew, int64_t n, int64_t count, T* reflect
       count_(count),
       reflectors_(reflectors),
       kernel_(tile_kernel<T>(best_instruction_set())),
-      factors_((count + kReflectors - 1) / kReflectors * kReflectors * kReflectors) {
-  crew.for_each((count + kReflectors - 1) / kReflectors, [&](int64_t block) {
+      factors_(blocks_of(count) * kReflectors * kReflectors) {
+  crew.for_each(blocks_of(count), [&](int64_t block) {
     const int64_t first = block * kReflectors, size = std::min(kReflectors, count - first);
     T* v = reflectors + first * (n + 1) + 1;
     for (int64_t j = 0; j < size; ++j) {
@@ -57,10 +61,11 @@ BackTransform<T>::BackTransform(Crew& crew, int64_t n, int64_t count, T* reflect
   });
 }
 
-// What a thread works in. The panel holds `columns` columns of the basis, transposed, `width` numbers apart.
+// What a thread works in. The panel holds `columns` columns of the basis, transposed, the width of
+// a tile apart.
 template <class T>
 struct BackTransform<T>::Workspace {
-  int64_t columns, width;
+  int64_t columns;
   AlignedArray<T> panel;       // [n, width]
   AlignedArray<T> transposed;  // V^T of a block: [n, kReflectors]
   AlignedArray<T> products;    // [2, kReflectors, width]
@@ -69,7 +74,7 @@ struct BackTransform<T>::Workspace {
 template <class T>
 void BackTransform<T>::apply_block(int64_t block, Workspace& work) const {
   const int64_t first = block * kReflectors, size = std::min(kReflectors, count_ - first);
-  const int64_t height = n_ - first - 1, columns = work.columns, width = work.width;
+  const int64_t height = n_ - first - 1, columns = work.columns, width = kernel_.width;
   const T* v = reflectors_ + first * (n_ + 1) + 1;
   const T* factor = factors_.data() + block * kReflectors * kReflectors;
   T* rows = work.panel.get() + (first + 1) * width;
@@ -94,12 +99,12 @@ void BackTransform<T>::apply(Crew& crew, int64_t columns, T* basis) const {
     const int64_t own = begin(part + 1) - begin(part);
     T* mine = basis + begin(part) * n_;
     const int64_t width = kernel_.width;
-    Workspace work{(own + kernel_.lanes - 1) / kernel_.lanes * kernel_.lanes, width,
+    Workspace work{(own + kernel_.lanes - 1) / kernel_.lanes * kernel_.lanes,
                    aligned_array<T>(n_ * width), aligned_array<T>(n_ * kReflectors),
                    aligned_array<T>(2 * kReflectors * width)};
     std::fill_n(work.panel.get(), n_ * width, T(0));
     interleave(mine, own, n_, n_, work.panel.get(), width);
-    for (int64_t block = (count_ + kReflectors - 1) / kReflectors - 1; block >= 0; --block) {
+    for (int64_t block = blocks_of(count_) - 1; block >= 0; --block) {
       apply_block(block, work);
     }
     interleave(work.panel.get(), n_, width, own, mine, n_);

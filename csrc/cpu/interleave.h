@@ -1,4 +1,4 @@
-// Transposing rows into a panel, for the rank-k product.
+// Transposing rows into a panel, and back.
 #pragma once
 
 #include <cstdint>

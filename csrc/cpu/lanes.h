@@ -1,4 +1,4 @@
-// Vectors of 32 bytes, which every processor here has, as one register or as two.
+// Vectors of numbers, of any size: the compiler makes as many registers of one as it takes.
 #pragma once
 
 #include <cstdint>
@@ -6,10 +6,11 @@
 
 namespace svdprune::cpu {
 
-template <class T>
+// References, as returning such a vector is not the same on all instruction sets.
+template <class T, int Bytes = 32>
 struct Lanes {
-  static constexpr int64_t kCount = 32 / sizeof(T);
-  using Vector [[gnu::vector_size(32)]] = T;
+  static constexpr int64_t kCount = Bytes / sizeof(T);
+  using Vector [[gnu::vector_size(Bytes)]] = T;
 
   [[gnu::always_inline]] static inline void load(const T* p, Vector& vector) {
     std::memcpy(&vector, p, sizeof(vector));
@@ -19,7 +20,7 @@ struct Lanes {
   }
 
   [[gnu::always_inline]] static inline T sum(const Vector& vector) {
-    using Half [[gnu::vector_size(16)]] = T;
+    using Half [[gnu::vector_size(Bytes / 2)]] = T;
     Half halves[2];
     std::memcpy(halves, &vector, sizeof(vector));
     halves[0] += halves[1];

@@ -32,8 +32,7 @@ bool Remainder<T>::probe_misses(double limit) const {
     q[first_ + i] = static_cast<T>(probe_entry(i));
   }
   Probe probe{dot(q.data() + first_, q.data() + first_, order_), limit};
-  const T scale = static_cast<T>(1 / std::sqrt(probe.square));
-  std::for_each(q.begin() + first_, q.end(), [=](T& value) { value *= scale; });
+  scale(static_cast<T>(1 / std::sqrt(probe.square)), order_, q.data() + first_);
 
   for (int step = 0; step < Probe::kMostSteps; ++step) {
     trailing_.multiply(q.data(), product.data());

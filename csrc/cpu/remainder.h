@@ -13,8 +13,8 @@ class Remainder {
         first_(trailing.first()),
         order_(trailing.order() - trailing.first()) {}
 
-  // Whether the trailing matrix has no eigenvalue above `limit`. True is a proof, or, where none is cheap, wrong with probability
-  // below 3e-8; see Note [hidden eigenvalues] in ../hidden_eigenvalues.h.
+  // Whether the trailing matrix has no eigenvalue above `limit`. True is a proof, or, where none is cheap, wrong with
+  // probability below 3e-8; see Note [hidden eigenvalues] in ../hidden_eigenvalues.h.
   bool lies_below(double limit) const;
 
  private:

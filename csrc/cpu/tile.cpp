@@ -4,8 +4,9 @@
 
 #include "tile.h"
 
+#include "lanes.h"
+
 #include <algorithm>
-#include <cstring>
 
 namespace svdprune::cpu {
 
@@ -14,14 +15,11 @@ namespace {
 // Bytes: of a vector register. kColumns: as many as the register file holds accumulators for.
 template <class T, int Bytes, int Columns>
 struct Tile {
-  static constexpr int64_t kLanes = Bytes / sizeof(T);
+  using L = Lanes<T, Bytes>;
+  using Vector = typename L::Vector;
+  static constexpr int64_t kLanes = L::kCount;
   static constexpr int64_t kWidth = 3 * kLanes;
   static constexpr int64_t kColumns = Columns;
-  using Vector [[gnu::vector_size(Bytes)]] = T;
-
-  [[gnu::always_inline]] static inline void load(const T* p, Vector& vector) {
-    std::memcpy(&vector, p, sizeof(vector));
-  }
 
   // c [kVectors kLanes, kSome] (+)= r^T s, from the first number of each row on.
   template <int kVectors, int64_t kSome>
@@ -34,7 +32,7 @@ struct Tile {
       Vector row[kVectors];
 #pragma GCC unroll 3
       for (int v = 0; v < kVectors; ++v) {
-        load(rows + v * kLanes, row[v]);
+        L::load(rows + v * kLanes, row[v]);
       }
 #pragma GCC unroll 8
       for (int64_t j = 0; j < kSome; ++j) {
@@ -52,10 +50,10 @@ struct Tile {
         T* out = c + j * ldc + v * kLanes;
         Vector total = {};
         if (add) {
-          load(out, total);
+          L::load(out, total);
         }
         total += sum[j][v];
-        std::memcpy(out, &total, sizeof(total));
+        L::store(total, out);
       }
     }
   }

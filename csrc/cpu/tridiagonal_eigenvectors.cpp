@@ -9,10 +9,10 @@
 #include "tridiagonal_eigenvectors.h"
 
 #include "clones.h"
+#include "lanes.h"
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 
 namespace svdprune::cpu {
@@ -32,23 +32,15 @@ double largest_entry(const std::vector<double>& diagonal, const std::vector<doub
   return largest;
 }
 
-// One number for each lane. References, as returning such a vector is not the same on all instruction sets.
-using Lane [[gnu::vector_size(kLanes * sizeof(double))]] = double;
-
-[[gnu::always_inline]] inline void load(const double* numbers, int64_t row, Lane& lanes) {
-  std::memcpy(&lanes, numbers + row * kLanes, sizeof(lanes));
-}
-
-[[gnu::always_inline]] inline void store(const Lane& lanes, double* numbers, int64_t row) {
-  std::memcpy(numbers + row * kLanes, &lanes, sizeof(lanes));
-}
+using L = Lanes<double, kLanes * sizeof(double)>;
+using Lane = L::Vector;  // a number for each lane
 
 // The ratios of Note [twisted vectors], [n, kLanes] each: above[i] = c_i / D_i for i < n - 1, below[i] = c_i-1 / E_i for
 // i > 0, and 0 else. A pivot of zero is replaced by a tiny one.
 SVDPRUNE_CLONES void factorise(int64_t n, const double* diagonal, const double* coupling,
                                const double* points, double tiny, double* above, double* below) {
   Lane x, from_top = {}, from_bottom = {};
-  load(points, 0, x);
+  L::load(points, x);
   for (int64_t i = 0; i < n; ++i) {
     const int64_t j = n - 1 - i;  // the two chains of divisions side by side
     const double next = i + 1 < n ? coupling[i] : 0, before = j > 0 ? coupling[j - 1] : 0;
@@ -56,8 +48,8 @@ SVDPRUNE_CLONES void factorise(int64_t n, const double* diagonal, const double* 
     const Lane top_size = top < 0 ? -top : top, bottom_size = bottom < 0 ? -bottom : bottom;
     const Lane down = next / (top_size < tiny ? Lane{} + tiny : top);
     const Lane up = before / (bottom_size < tiny ? Lane{} + tiny : bottom);
-    store(down, above, i);
-    store(up, below, j);
+    L::store(down, above + i * kLanes);
+    L::store(up, below + j * kLanes);
     from_top = next * down;
     from_bottom = before * up;
   }
@@ -68,42 +60,42 @@ SVDPRUNE_CLONES void twist_rows(int64_t n, const double* diagonal, const double*
                                 const double* points, const double* above, const double* below,
                                 double* twist) {
   Lane x, ratio;
-  load(points, 0, x);
+  L::load(points, x);
   Lane smallest = Lane{} + std::numeric_limits<double>::infinity(), row = {};
   for (int64_t k = 0; k < n; ++k) {
     Lane gamma = diagonal[k] - x;
     if (k > 0) {
-      load(above, k - 1, ratio);
+      L::load(above + (k - 1) * kLanes, ratio);
       gamma -= coupling[k - 1] * ratio;
     }
     if (k + 1 < n) {
-      load(below, k + 1, ratio);
+      L::load(below + (k + 1) * kLanes, ratio);
       gamma -= coupling[k] * ratio;
     }
     gamma = gamma < 0 ? -gamma : gamma;
     row = gamma < smallest ? Lane{} + static_cast<double>(k) : row;
     smallest = gamma < smallest ? gamma : smallest;
   }
-  store(row, twist, 0);
+  L::store(row, twist);
 }
 
 // z [n, kLanes]: outwards from each lane's twist, then to unit length.
 SVDPRUNE_CLONES void substitute(int64_t n, const double* twist, const double* above,
                                 const double* below, double* z) {
   Lane row, ratio, value, carried = {}, squares = {};
-  load(twist, 0, row);
+  L::load(twist, row);
   for (int64_t i = n - 1; i >= 0; --i) {
     const double own = static_cast<double>(i);
-    load(above, i, ratio);
+    L::load(above + i * kLanes, ratio);
     carried = own < row ? -ratio * carried : own == row ? Lane{} + 1 : Lane{};
-    store(carried, z, i);
+    L::store(carried, z + i * kLanes);
   }
   carried = Lane{};
   for (int64_t i = 0; i < n; ++i) {
-    load(below, i, ratio);
-    load(z, i, value);
+    L::load(below + i * kLanes, ratio);
+    L::load(z + i * kLanes, value);
     carried = static_cast<double>(i) > row ? -ratio * carried : value;
-    store(carried, z, i);
+    L::store(carried, z + i * kLanes);
     squares += carried * carried;
   }
   Lane scale = {};
@@ -111,8 +103,8 @@ SVDPRUNE_CLONES void substitute(int64_t n, const double* twist, const double* ab
     scale[lane] = 1 / std::sqrt(squares[lane]);
   }
   for (int64_t i = 0; i < n; ++i) {
-    load(z, i, value);
-    store(value * scale, z, i);
+    L::load(z + i * kLanes, value);
+    L::store(value * scale, z + i * kLanes);
   }
 }
 
