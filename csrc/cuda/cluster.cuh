@@ -8,6 +8,10 @@
 
 #include "device.cuh"
 
+#ifndef SVDPRUNE_EMULATED
+#include <cuda/ptx>
+#endif
+
 namespace svdprune::cuda {
 
 // Whether what is being compiled may run in clusters of several blocks.
@@ -23,11 +27,24 @@ struct ClusterShape {
   size_t shared_bytes;  // dynamic, a block
 };
 
+// Note [arrivals]
+// cluster_sync waits until all that a thread has written, to global memory too, is seen by all: on sm_90 it is a
+// fence of the whole device and an empty L1 cache. Where blocks only exchange a few numbers, each sends them into the
+// others' shared memory and waits for as many bytes as it is to get itself: an mbarrier counts them, in rounds.
+using Arrivals = uint64_t;
+
 #ifndef SVDPRUNE_EMULATED  // which has its own
 
 // This block's dynamic shared memory, aligned to 128 bytes.
 __device__ inline unsigned char* dynamic_shared() {
   extern __shared__ __align__(128) unsigned char bytes[];
+  return bytes;
+}
+
+// How much of it there is.
+__device__ inline unsigned dynamic_shared_bytes() {
+  unsigned bytes;
+  asm("mov.u32 %0, %%dynamic_smem_size;" : "=r"(bytes));
   return bytes;
 }
 
@@ -90,6 +107,35 @@ __device__ T* cluster_map(T* shared, unsigned) {
 __device__ inline void cluster_sync() {
   cluster_arrive();
   cluster_wait();
+}
+
+// By one thread. A cluster_sync lies between this and the first `send`.
+__device__ inline void start_arrivals(Arrivals* arrivals) {
+  ::cuda::ptx::mbarrier_init(arrivals, 1);
+  ::cuda::ptx::fence_mbarrier_init(::cuda::ptx::sem_release, ::cuda::ptx::scope_cluster);
+}
+
+// By one thread, once a round: how many bytes this block gets in it. They may have come already.
+__device__ inline void expect_bytes(Arrivals* arrivals, unsigned bytes) {
+  ::cuda::ptx::mbarrier_arrive_expect_tx(::cuda::ptx::sem_release, ::cuda::ptx::scope_cta,
+                                         ::cuda::ptx::space_shared, arrivals, bytes);
+}
+
+// Writes to where `place` lies in block `rank`, whose arrivals count it. Does not wait.
+template <class T>
+__device__ void send(T* place, const T& value, Arrivals* arrivals, unsigned rank) {
+  static_assert(sizeof(T) == 8 || sizeof(T) == 16);
+  uint32_t words[sizeof(T) / 4];
+  memcpy(words, &value, sizeof(T));
+  ::cuda::ptx::st_async(reinterpret_cast<uint32_t*>(cluster_map(place, rank)), words,
+                        cluster_map(arrivals, rank));
+}
+
+// By every thread that reads what came: until round `round` (0, 1, ..) is over. None may be two rounds behind.
+__device__ inline void await(Arrivals* arrivals, unsigned round) {
+  while (!::cuda::ptx::mbarrier_try_wait_parity(::cuda::ptx::sem_acquire,
+                                                ::cuda::ptx::scope_cluster, arrivals, round % 2)) {
+  }
 }
 
 // Whether the current device has clusters. Waits for nothing, and is allowed while a graph is

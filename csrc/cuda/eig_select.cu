@@ -1,7 +1,8 @@
 // Stages 2 to 5 in one launch, solver "tridiag": from an image's Gram matrix to its kept tokens. The
 // algorithm is that of ../cpu/solver_tridiag.cpp; the files in tridiag/ hold one idea each.
 //
-//   load      the rows of G, dealt to the blocks of a cluster
+//   load      finds G
+//   rows      of G, dealt to the warps of a cluster (layout), in registers and shared memory
 //   reduce    fused tridiagonalisation, one exchange a step (certificate, probe: may it stop?)
 //   ritz      eigenvalues of T_m
 //   vectors   eigenvectors of T_m (multiple: where eigenvalues coincide)
@@ -23,11 +24,7 @@ namespace svdprune::cuda {
 
 namespace {
 
-#ifdef SVDPRUNE_EMULATED
-constexpr int kThreads = 64;  // which take an eighth of the time
-#else
-constexpr int kThreads = 32 * kMostWarps;
-#endif
+constexpr int kThreads = kThreadsKnown ? 32 * kMostWarps : 64;
 
 struct Solved {
   int rank, steps;
@@ -35,112 +32,100 @@ struct Solved {
 
 // Reduces until certified or to the end; the Ritz values are in s.ritz. Returns the steps.
 template <int kColumns>
-__device__ __forceinline__ int reduce(const Team& team, Shared& s, const LoadedGram& loaded,
-                                      const RankRule& rule, float* gram, int64_t stride) {
-  const int asked = static_cast<int>(rule.rank);
-  int check = tridiag::next_check(0, s.n, asked);
-  first_column(team, s, gram, stride);
-  float scale = loaded.scale;
-  int m = 0;
-  for (;; scale = 1) {
-    HeldRows<kColumns> held;
-    held.load(team, s.n, gram, stride, scale);
-    for (; m < s.n; ++m) {
-      if (m > 0 && m == check) {
-        check = tridiag::next_check(m, s.n, asked);
-        if (asked > 0 || energy_captured(s, m, loaded.trace, rule.variance)) {
-          break;
-        }
-      }
+__device__ __forceinline__ int reduce(Team team, Shared& s, float scale) {
+  Rows<kColumns> rows;
+  rows.load(team, s, scale);
+  first_column<kColumns>(team, s, scale);
+  for (int m = 0; m < s.n;) {
+    const int check = tridiag::next_check(m, s.n, s.problem->rank);
+    for (const int end = check > 0 ? check : s.n; m < end; ++m) {
+      forget_derived(team);
       if (m > 0) {
-        next_column(team, s, m - 1, gram, stride);
+        next_column<kColumns>(team, s, m - 1);
       }
-      sweep(team, s, held, m);
+      sweep(team, s, rows, m);
     }
-    if (m == s.n) {
-      break;
-    }
-    held.store(team, s.n, m, gram, stride);  // registers are needed, and rows from m on are free
-    __syncthreads();
-    if (certified(team, s, {m, gram, stride}, loaded.trace, rule.variance, asked)) {
+    if (m < s.n && (s.problem->rank > 0 || energy_captured(s, m)) && certified(team, s, rows, m)) {
       return m;
     }
   }
-  send_ritz_values(team, s, m, kFine);
+  send_ritz_values(team, s, s.n, kFine);
   cluster_sync();
-  return m;
+  return s.n;
 }
 
-[[maybe_unused]] __device__ __forceinline__ int rank_of(const Shared& s, int m, double trace,
-                                                        const RankRule& rule, int most,
-                                                        bool count_energy) {
-  double total = trace;
-  if (m == s.n) {
-    total = 0;
-    for (int i = 0; i < m; ++i) {
-      total += fmax(s.ritz[i], 0.0);
-    }
+// By all eigenvalues, or by the Ritz values of a certified stop.
+__device__ __forceinline__ int final_rank(const Shared& s, int m) {
+  if (m < s.n || s.problem->rank > 0) {
+    return rank_found(s, m);
   }
-  const int rank = rule.rank > 0
-                       ? min(static_cast<int>(rule.rank), most)
-                       : min(m, tridiag::rank_for_variance(s.ritz, m, rule.variance, total));
-  return count_energy ? tridiag::standing_out(s.ritz, rank) : rank;
+  double total = 0;
+  for (int i = 0; i < m; ++i) {
+    total += fmax(s.ritz[i], 0.0);
+  }
+  return min(m, tridiag::rank_for_variance(s.ritz, m, s.problem->variance, total));
 }
 
-// Stages 2 and 3 for an image whose rows are loaded. Rank -1: an eigenvalue did not converge.
+// Stages 2 and 3 of an image. Rank -1: an eigenvalue did not converge.
 template <int kColumns>
 __device__ __forceinline__ Solved solve(const Team& team, Shared& s, const Images& x,
-                                        const EigSelect& a, int64_t b, const LoadedGram& loaded,
-                                        float* scores) {
-  const int64_t stride = x.tokens;
-  float* const gram = a.gram + b * stride * stride;  // whose rows become reflectors
-  float* const vectors = a.vectors + b * (stride / 2 + 1) * stride;
-  RankRule rule = a.rule;
-  rule.rank = min(rule.rank, min(static_cast<int64_t>(s.n), x.features));
-  const int m = reduce<kColumns>(team, s, loaded, rule, gram, stride);
-  const int rank = rank_of(s, m, loaded.trace, rule, s.n, x.tokens > x.features || x.cu_seqlens);
+                                        const EigSelect& a, float scale) {
+  const int m = reduce<kColumns>(team, s, scale);
+  int rank = final_rank(s, m);
+  if (x.tokens > x.features || x.cu_seqlens) {
+    rank = tridiag::standing_out(s.ritz, rank);
+  }
 
   const bool complement = m == s.n && rank > s.n - rank;
   const int first = complement ? rank : 0;
   const int columns = complement ? s.n - rank : rank;
-  write_vectors(team, s, m, first, columns, vectors, stride);
-  cluster_sync();
+  if (m == s.n) {  // else the certificate has left them
+    write_vectors(team, s, m, first, columns, reinterpret_cast<double*>(s.work),
+                  work_bytes(s) / sizeof(double));
+    cluster_sync();
+  }
+  float* const vectors = s.problem->vectors;
+  const int stride = s.problem->stride;
   if (!separated(team, s, first, columns, vectors, stride)) {
     if (!write_orthogonal_vectors(team, s, m, first, columns, vectors, stride)) {
       return {-1, m};
     }
     cluster_sync();
   }
-  apply_reflectors<kColumns>(team, s, m - 1, columns, gram, vectors, stride);
+  apply_reflectors<kColumns>(team, s, m - 1, columns, s.problem->gram, vectors, stride);
   cluster_sync();
-  send_leverage(team, s, columns, complement, vectors, stride, scores);
+  send_leverage(team, s, columns, complement, vectors, stride, a.scores + first_token(x, this_image()));
   return {rank, m};
 }
 
 template <int kColumns>
 __device__ __forceinline__ void prune_image(const Images& x, const EigSelect& a) {
-  const Team team = this_team();
-  const int64_t b = blockIdx.y;
-  const int n = static_cast<int>(length_of(x, b));
+  const Team team = this_team(kThreadsKnown ? threads_of(kColumns) : blockDim.x);
+  const int n = static_cast<int>(length_of(x, this_image()));
   Shared s = carve<kColumns>(team, n);
-  float* const scores = a.scores + first_token(x, b);
   cluster_sync();  // all blocks have started
 
   Solved solved{0, 0};
   if (n > 0) {
-    float* const gram = a.gram + b * x.tokens * x.tokens;
-    const LoadedGram loaded = find_gram(team, s, x, a, b, gram);
+    const LoadedGram loaded = find_gram(team, s, x, a, this_image());
     if (loaded.state == Loaded::kReady) {
-      load_rows(team, s, gram, x.tokens, loaded.scale);
-      cluster_sync();
-      solved = solve<kColumns>(team, s, x, a, b, loaded, scores);
+      if (team.thread == 0) {
+        const int64_t most = min(static_cast<int64_t>(n), x.features);
+        *s.problem = {loaded.trace, a.rule.variance, loaded.gram,
+                      a.vectors + this_image() * (x.tokens / 2 + 1) * x.tokens,
+                      static_cast<int>(x.tokens), static_cast<int>(min(a.rule.rank, most))};
+      }
+      __syncthreads();
+      solved = solve<kColumns>(team, s, x, a, loaded.scale);
     } else {
       solved.rank = loaded.state == Loaded::kNotFinite ? -1 : 0;
     }
-    if (solved.rank < 0 || loaded.state != Loaded::kReady) {
-      send_score(team, s, solved.rank < 0 ? std::numeric_limits<float>::quiet_NaN() : 0.0f, scores);
+    if (solved.steps == 0 || solved.rank < 0) {
+      send_score(team, s, solved.rank < 0 ? std::numeric_limits<float>::quiet_NaN() : 0.0f,
+                 a.scores + first_token(x, this_image()));
     }
   }
+  const int64_t b = this_image();
   if (team.rank == 0 && team.thread == 0) {
     a.rank[b] = solved.rank;
     if (a.steps) {
@@ -160,7 +145,7 @@ __device__ __forceinline__ void prune_image(const Images& x, const EigSelect& a)
 // decision is taken by all blocks alike, from the same bits; results are deterministic. Empty for devices without
 // clusters, on which it is never launched.
 template <int kColumns>
-__global__ __launch_bounds__(most_threads(kColumns), 1) void eig_select_kernel(Images x,
+__global__ __launch_bounds__(threads_of(kColumns), 1) void eig_select_kernel(Images x,
                                                                                EigSelect a) {
   if constexpr (kClusters) {
     prune_image<kColumns>(x, a);
@@ -193,7 +178,7 @@ EigSelectShape eig_select_shape(int64_t tokens, int blocks, int threads) {
     with_kernel(tokens, [&](auto, int columns) {
       const int n = static_cast<int>(tokens);
       shape.blocks = blocks;
-      shape.threads = std::min(threads, most_threads(columns));
+      shape.threads = std::min(threads, threads_of(columns));
       shape.shared_bytes = SharedSizes(columns, n, blocks, shape.threads / 32).total_bytes();
     });
   }

@@ -22,6 +22,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <map>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -63,6 +64,41 @@ struct Barrier {
     if (arrived > 0 && arrived >= members) {
       arrived = 0;
       ++generation;
+    }
+  }
+};
+
+// Bytes under way to a block, and the rounds of them that are over: the barrier's generation.
+struct Arrivals {
+  Barrier barrier;
+  bool expected = false;
+  int64_t missing = 0;
+  std::vector<std::pair<unsigned char*, std::vector<unsigned char>>> late;
+
+  // As seen once the round is over at the latest; in the opposite order of threads at once.
+  void arrive(unsigned char* to, const void* from, size_t bytes) {
+    missing -= static_cast<int64_t>(bytes);
+    if (reversed) {
+      std::memcpy(to, from, bytes);
+    } else {
+      const auto* const first = static_cast<const unsigned char*>(from);
+      late.emplace_back(to, std::vector(first, first + bytes));
+    }
+    end_round_if_complete();
+  }
+  void expect(size_t bytes) {
+    expected = true;
+    missing += static_cast<int64_t>(bytes);
+    end_round_if_complete();
+  }
+  void end_round_if_complete() {
+    if (expected && missing == 0) {
+      for (const auto& [to, bytes] : late) {
+        std::memcpy(to, bytes.data(), bytes.size());
+      }
+      late.clear();
+      expected = false;
+      ++barrier.generation;
     }
   }
 };
@@ -110,6 +146,7 @@ inline std::vector<Fibre> fibres;
 inline Fibre* current;
 inline std::vector<Block> blocks;  // of the cluster
 inline Barrier cluster_barrier;
+inline std::map<const void*, Arrivals> arrivals;  // by where they lie
 inline size_t shared_bytes;
 inline std::function<void()> body;
 
@@ -213,6 +250,7 @@ inline void run_cluster(uint3 first, unsigned size) {
   fibres.resize(threads * size);
   blocks.resize(size);
   cluster_barrier = {fibres.size()};
+  arrivals.clear();
   for (unsigned rank = 0; rank < size; ++rank) {
     start_block(blocks[rank], {first.x + rank, first.y, first.z}, &fibres[rank * threads], threads);
   }

@@ -128,6 +128,48 @@ T* cluster_map(T* shared, unsigned rank) {
   return reinterpret_cast<T*>(emulation::blocks[rank].shared() + offset);
 }
 
+inline unsigned dynamic_shared_bytes() {
+  return static_cast<unsigned>(emulation::shared_bytes);
+}
+
+inline void start_arrivals(Arrivals* own) {
+  if (!emulation::arrivals.try_emplace(own).second) {
+    emulation::fail("start_arrivals: called before");
+  }
+}
+
+inline emulation::Arrivals& started(const Arrivals* own) {
+  const auto found = emulation::arrivals.find(own);
+  if (found == emulation::arrivals.end()) {
+    emulation::fail("arrivals that were not started");
+  }
+  return found->second;
+}
+
+inline void expect_bytes(Arrivals* own, unsigned bytes) {
+  emulation::Arrivals& arrivals = started(own);
+  if (arrivals.expected) {
+    emulation::fail("expect_bytes: the round before is not over");
+  }
+  arrivals.expect(bytes);
+}
+
+template <class T>
+void send(T* place, const T& value, Arrivals* own, unsigned rank) {
+  started(cluster_map(own, rank))
+      .arrive(reinterpret_cast<unsigned char*>(cluster_map(place, rank)), &value, sizeof(T));
+}
+
+inline void await(Arrivals* own, unsigned round) {
+  const emulation::Barrier& barrier = started(own).barrier;
+  if (barrier.generation != round && barrier.generation != round + 1) {
+    emulation::fail("await: not the last round, nor the one before");
+  }
+  if (barrier.generation == round) {
+    emulation::wait(barrier, round);
+  }
+}
+
 inline bool clusters_supported() {
   return emulation::clusters;
 }

@@ -12,19 +12,29 @@ namespace svdprune::tridiag {
 // reciprocal stays a float.
 constexpr double kNoTail = 1e-60;
 
+SVDPRUNE_HOST_DEVICE inline double inverse_root(double value) {
+#ifdef __CUDA_ARCH__
+  return rsqrt(value);
+#else
+  return 1 / std::sqrt(value);
+#endif
+}
+
 // H = I - tau v v^T with v = (1, scale * tail) turns (alpha, tail) into (beta, 0, ..., 0).
 struct Reflection {
   double beta, tau;
   float scale;
 };
 
+// All of a step waits for it: one inverse root in float64, and no division.
 SVDPRUNE_HOST_DEVICE inline Reflection reflect(double alpha, double tail_square) {
   if (!(tail_square > kNoTail)) {
     return {alpha, 0, 0};
   }
-  const double norm = std::sqrt(alpha * alpha + tail_square);
-  const double beta = alpha < 0 ? norm : -norm;
-  return {beta, (beta - alpha) / beta, static_cast<float>(1 / (alpha - beta))};
+  const double square = alpha * alpha + tail_square;
+  const double inverse = inverse_root(square);
+  const double beta = alpha < 0 ? square * inverse : -square * inverse;
+  return {beta, 1 + std::fabs(alpha) * inverse, 1 / static_cast<float>(alpha - beta)};
 }
 
 // a_ij after a -= p q^T + q p^T.
@@ -33,7 +43,7 @@ SVDPRUNE_HOST_DEVICE inline float updated(float a, float p_i, float q_i, float p
 }
 
 // w_i = tau y_i - half v_i, with half = tau^2 / 2 v^T y: then H A H = A - v w^T - w v^T.
-SVDPRUNE_HOST_DEVICE inline float rank2_vector(double tau, double half, float y_i, float v_i) {
+SVDPRUNE_HOST_DEVICE inline float rank2_vector(double tau, double half, double y_i, double v_i) {
   return static_cast<float>(tau * y_i - half * v_i);
 }
 

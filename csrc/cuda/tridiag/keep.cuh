@@ -9,7 +9,7 @@ namespace svdprune::cuda {
 
 // A byte a token in every block, 1 for one that stays; in place of the exchange.
 __device__ __forceinline__ uint8_t* shared_kept(const Shared& s) {
-  return reinterpret_cast<uint8_t*>(s.exchange[1]);
+  return reinterpret_cast<uint8_t*>(s.steps.results + s.steps.capacity);
 }
 
 // Compares this block's tokens with all, a warp a token. rank < 0: the first tokens stay.

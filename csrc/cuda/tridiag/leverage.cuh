@@ -6,14 +6,17 @@
 
 namespace svdprune::cuda {
 
-constexpr int kTogether =
-    2;  // vectors that a warp takes back together: their sums wait for each other's shuffles
+// Vectors that a warp takes back together, as their sums wait for each other's shuffles.
+SVDPRUNE_HOST_DEVICE constexpr int vectors_together(int columns) {
+  return columns <= 24 ? 2 : 1;
+}
 
 // z <- (I - tau v v^T) z for vectors of 32 kColumns numbers, by a warp: lane l has entries l, l + 32,
 // ... of each. Sums in float32.
 template <int kColumns>
 __device__ __forceinline__ void apply_reflector(const Team& team, float tau, const float* v,
-                                                float (&z)[kTogether][kColumns]) {
+                                                float (&z)[vectors_together(kColumns)][kColumns]) {
+  constexpr int kTogether = vectors_together(kColumns);
   float factor[kTogether] = {};
 #pragma unroll
   for (int q = 0; q < kColumns; ++q) {
@@ -35,30 +38,33 @@ __device__ __forceinline__ void apply_reflector(const Team& team, float tau, con
   }
 }
 
-// Rows begin .. end of reflectors [.., stride] to stage [end - begin, length], zeros from n on. Past
+// Rows begin .. end of reflectors [.., stride] to stage [end - begin, 32 kColumns], zeros from n on. Past
 // the L1 cache, which may hold what stood there before.
-__device__ __forceinline__ void stage_reflectors(const Team& team, int n, int length, int begin,
-                                                 int end, const float* reflectors, int64_t stride,
+template <int kColumns>
+__device__ __forceinline__ void stage_reflectors(const Team& team, int n, int begin, int end,
+                                                 const float* reflectors, int stride,
                                                  float* stage) {
   __syncthreads();
   for (int k = begin + team.warp; k < end; k += team.warps) {
-#pragma unroll 2
-    for (int i = team.lane; i < length; i += 32) {
-      stage[(k - begin) * length + i] = i < n ? __ldcg(reflectors + k * stride + i) : 0;
+    const float* const from = reflectors + k * stride + team.lane;
+    float* const to = stage + (k - begin) * 32 * kColumns + team.lane;
+#pragma unroll
+    for (int q = 0; q < kColumns; ++q) {
+      to[32 * q] = 32 * q < n - team.lane ? __ldcg(from + 32 * q) : 0;
     }
   }
   __syncthreads();
 }
 
-// vectors [columns, stride] <- H_0 H_1 ... H_count-1 vectors, kTogether at a time a warp, in whose registers they
+// vectors [columns, stride] <- H_0 H_1 ... H_count-1 vectors, some at a time a warp, in whose registers they
 // stay; the reflectors pass through the rows' memory, as many at a time as fit.
 template <int kColumns>
 __device__ __forceinline__ void apply_reflectors(const Team& team, const Shared& s, int count,
                                                  int columns, const float* reflectors,
-                                                 float* vectors, int64_t stride) {
+                                                 float* vectors, int stride) {
   float* const stage = reinterpret_cast<float*>(s.work);
-  constexpr int kLength = 32 * kColumns;
-  const int staged = static_cast<int>(s.work_bytes / (sizeof(float) * kLength));
+  constexpr int kTogether = vectors_together(kColumns), kLength = 32 * kColumns;
+  const int staged = static_cast<int>(work_bytes(s) / (sizeof(float) * kLength));
   const int step = team.size * team.warps;
   for (int base = team.rank; base < columns; base += kTogether * step) {
     const int j = base + team.size * team.warp;
@@ -68,13 +74,13 @@ __device__ __forceinline__ void apply_reflectors(const Team& team, const Shared&
     for (int t = 0; t < kTogether; ++t) {
 #pragma unroll
       for (int q = 0; q < kColumns; ++q) {
-        const bool exists = j + t * step < columns && 32 * q + team.lane < s.n;
+        const bool exists = j + t * step < columns && 32 * q < s.n - team.lane;
         z[t][q] = exists ? __ldcg(own + t * step * stride + 32 * q) : 0;
       }
     }
     for (int end = count; end > 0; end -= staged) {
       const int begin = max(0, end - staged);
-      stage_reflectors(team, s.n, kLength, begin, end, reflectors, stride, stage);
+      stage_reflectors<kColumns>(team, s.n, begin, end, reflectors, stride, stage);
       for (int k = end - 1; j < columns && k >= begin; --k) {
         apply_reflector(team, static_cast<float>(s.tau[k]), stage + (k - begin) * kLength, z);
       }
@@ -83,7 +89,7 @@ __device__ __forceinline__ void apply_reflectors(const Team& team, const Shared&
     for (int t = 0; t < kTogether; ++t) {
 #pragma unroll
       for (int q = 0; q < kColumns; ++q) {
-        if (j + t * step < columns && 32 * q + team.lane < s.n) {
+        if (j + t * step < columns && 32 * q < s.n - team.lane) {
           own[t * step * stride + 32 * q] = z[t][q];
         }
       }
@@ -103,13 +109,13 @@ __device__ __forceinline__ Run own_tokens(const Team& team, int n) {
 
 // Every block's copy of the scores, in place of the exchange; and of what stays.
 __device__ __forceinline__ float* shared_scores(const Shared& s) {
-  return reinterpret_cast<float*>(s.exchange[0]);
+  return reinterpret_cast<float*>(s.steps.results);
 }
 
 // scores [n]: squared row norms of vectors [columns, stride], or what they lack to 1; to global memory
 // and to all blocks. Sums in float64: each warp takes every `warps`-th vector, then the warps in order.
 __device__ __forceinline__ void send_leverage(const Team& team, const Shared& s, int columns,
-                                              bool complement, const float* vectors, int64_t stride,
+                                              bool complement, const float* vectors, int stride,
                                               float* scores) {
   const Run own = own_tokens(team, s.n);
   const int count = own.end - own.begin;

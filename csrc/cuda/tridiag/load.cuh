@@ -19,6 +19,7 @@ enum class Loaded { kReady, kZero, kNotFinite };
 // The matrix that is worked on is scale * gram, of that trace.
 struct LoadedGram {
   Loaded state;
+  float* gram;
   float scale;
   double trace;
 };
@@ -74,7 +75,7 @@ __device__ __forceinline__ double largest_magnitude(const Team& team, const Shar
 
 // This block's rows of gram [n, stride] = (scale x)(scale x)^T, a warp an element; sums in float64.
 __device__ __forceinline__ void form_rows(const Team& team, int n, const Images& x, int64_t b,
-                                          double scale, float* gram, int64_t stride) {
+                                          double scale, float* gram, int stride) {
   for (int i = team.rank; i < n; i += team.size) {
     for (int j = team.warp; j < n; j += team.warps) {
       double sum = 0;
@@ -93,7 +94,7 @@ __device__ __forceinline__ void form_rows(const Team& team, int n, const Images&
 
 // Of gram [n, stride], which this launch may have written.
 __device__ __forceinline__ double trace_of(const Team& team, const Shared& s, const float* gram,
-                                           int64_t stride) {
+                                           int stride) {
   double own = 0;
   for (int i = team.thread; i < s.n; i += team.threads) {
     own += __ldcg(gram + i * stride + i);
@@ -101,9 +102,10 @@ __device__ __forceinline__ double trace_of(const Team& team, const Shared& s, co
   return block_sum(team, own, s.partial[1]);
 }
 
-// Finds an image's Gram matrix, formed anew if need be; seen after the next cluster_sync.
+// Finds an image's Gram matrix, formed anew if need be.
 __device__ __forceinline__ LoadedGram find_gram(const Team& team, const Shared& s, const Images& x,
-                                                const EigSelect& a, int64_t b, float* gram) {
+                                                const EigSelect& a, int64_t b) {
+  float* const gram = a.gram + b * x.tokens * x.tokens;
   double own = 0;
   for (int64_t part = team.thread; part < a.parts; part += team.threads) {
     own += a.partials[2 * (b * a.parts + part)];
@@ -113,33 +115,17 @@ __device__ __forceinline__ LoadedGram find_gram(const Team& team, const Shared& 
     __syncthreads();
     const double magnitude = a.largest ? a.largest[b] : largest_magnitude(team, s, x, b);
     if (!isfinite(magnitude)) {
-      return {Loaded::kNotFinite, 0, 0};
+      return {Loaded::kNotFinite, gram, 0, 0};
     }
     if (magnitude == 0 || a.largest) {
-      return {Loaded::kZero, 0, 0};  // a packed image is near 1, or zero
+      return {Loaded::kZero, gram, 0, 0};  // a packed image is near 1, or zero
     }
     form_rows(team, s.n, x, b, power_of_two_below(magnitude), gram, x.tokens);
     cluster_sync();
     trace = trace_of(team, s, gram, x.tokens);
   }
   const double scale = power_of_two_below(trace);
-  return {Loaded::kReady, static_cast<float>(scale), scale * trace};
-}
-
-// This block's rows of scale * gram [n, stride] that are not held in registers; row 0, as the first column, to
-// next_v; and no update pending.
-__device__ __forceinline__ void load_rows(const Team& team, const Shared& s, const float* gram,
-                                          int64_t stride, float scale) {
-  for (int slot = s.held + team.warp; slot < slot_count(team, s.n); slot += team.warps) {
-    const float* row = gram + (slot * team.size + team.rank) * stride;
-    for (int j = team.lane; j < s.row_length; j += 32) {
-      row_of_slot(s, slot)[j] = j < s.n ? scale * __ldcg(row + j) : 0;
-    }
-  }
-  for (int j = team.thread; j < kMostTokens; j += team.threads) {
-    s.v[j] = s.w[j] = 0;
-    s.next_v[j] = j < s.n ? scale * __ldcg(gram + j) : 0;
-  }
+  return {Loaded::kReady, gram, static_cast<float>(scale), scale * trace};
 }
 
 }  // namespace svdprune::cuda

@@ -2,7 +2,6 @@
 // sweep is one thread's, and there are about two an eigenvalue.
 #pragma once
 
-#include "reduce.cuh"
 #include "rotations.h"
 #include "vectors.cuh"
 
@@ -10,21 +9,22 @@ namespace svdprune::cuda {
 
 constexpr int kMostSweeps = 60;  // an eigenvalue; about 2 are needed
 
-// Rows of Z that are worked on together: slots begin .. end of this block, in place of the matrix.
-struct Rows {
+// Rows of Z that are worked on together, in place of the matrix: of this block's, which are every C-th one, the
+// begin-th to the end-th.
+struct RowsOfZ {
   int begin, end;
   float* z;
 };
 
 // One sweep by thread 0 of every block, then each thread turns its own row of Z.
-__device__ __forceinline__ void turn_rows(const Team& team, const Shared& s, const Rows& rows,
+__device__ __forceinline__ void turn_rows(const Team& team, const Shared& s, const RowsOfZ& rows,
                                           int first, int last, double* cosine, double* sine) {
   if (team.thread == 0) {
     tridiag::ql_sweep(s.diagonal, s.coupling, first, last, cosine, sine);
   }
   __syncthreads();
   for (int slot = rows.begin + team.thread; slot < rows.end; slot += team.threads) {
-    float* const z = rows.z + (slot - rows.begin) * s.row_length;
+    float* const z = rows.z + (slot - rows.begin) * s.steps.capacity;
     float right = z[last];
     for (int i = last - 1; i >= first; --i) {
       const float c = static_cast<float>(cosine[i]), sn = static_cast<float>(sine[i]);
@@ -39,12 +39,12 @@ __device__ __forceinline__ void turn_rows(const Team& team, const Shared& s, con
 
 // Diagonalises T, with these rows of Z. False if an eigenvalue did not converge.
 __device__ __forceinline__ bool iterate(const Team& team, const Shared& s, int m,
-                                        const Rows& rows) {
-  double* const cosine = reinterpret_cast<double*>(s.exchange[0]);
-  double* const sine = reinterpret_cast<double*>(s.exchange[1]);
+                                        const RowsOfZ& rows) {
+  double* const cosine = reinterpret_cast<double*>(s.steps.results);
+  double* const sine = reinterpret_cast<double*>(s.steps.results + s.steps.capacity);
   for (int slot = rows.begin + team.warp; slot < rows.end; slot += team.warps) {
     for (int j = team.lane; j < m; j += 32) {
-      rows.z[(slot - rows.begin) * s.row_length + j] = j == slot * team.size + team.rank;
+      rows.z[(slot - rows.begin) * s.steps.capacity + j] = j == slot * team.size + team.rank;
     }
   }
   __syncthreads();
@@ -68,8 +68,8 @@ __device__ __forceinline__ bool iterate(const Team& team, const Shared& s, int m
 // The rows' entries of vectors [columns, stride], those whose eigenvalues come at places first .. in descending
 // order. The column of an eigenvalue goes to its place; equal ones in their own order.
 __device__ __forceinline__ void write_in_order(const Team& team, const Shared& s, int m,
-                                               const Rows& rows, int first, int columns,
-                                               float* vectors, int64_t stride) {
+                                               const RowsOfZ& rows, int first, int columns,
+                                               float* vectors, int stride) {
   for (int j = team.warp; j < m; j += team.warps) {
     int place = 0;
     for (int i = team.lane; i < m; i += 32) {
@@ -81,7 +81,7 @@ __device__ __forceinline__ void write_in_order(const Team& team, const Shared& s
     }
     for (int slot = rows.begin + team.lane; slot < rows.end; slot += 32) {
       vectors[place * stride + slot * team.size + team.rank] =
-          rows.z[(slot - rows.begin) * s.row_length + j];
+          rows.z[(slot - rows.begin) * s.steps.capacity + j];
     }
   }
 }
@@ -92,10 +92,10 @@ __device__ __forceinline__ void write_in_order(const Team& team, const Shared& s
 // All blocks iterate alike.
 __device__ __forceinline__ bool write_orthogonal_vectors(const Team& team, const Shared& s, int m,
                                                          int first, int columns, float* vectors,
-                                                         int64_t stride) {
-  double* const copy = reinterpret_cast<double*>(s.work + s.work_bytes) - 2 * m;
-  const size_t room = s.work_bytes - sizeof(double) * 2 * m;
-  const int fitting = static_cast<int>(room / (sizeof(float) * s.row_length));
+                                                         int stride) {
+  double* const copy = reinterpret_cast<double*>(s.work + work_bytes(s)) - 2 * m;
+  const size_t room = work_bytes(s) - sizeof(double) * 2 * m;
+  const int fitting = static_cast<int>(room / (sizeof(float) * s.steps.capacity));
   for (int i = team.thread; i < m; i += team.threads) {
     copy[i] = s.diagonal[i];
     copy[m + i] = s.coupling[i];
@@ -106,7 +106,7 @@ __device__ __forceinline__ bool write_orthogonal_vectors(const Team& team, const
       s.diagonal[i] = copy[i];
       s.coupling[i] = copy[m + i];
     }
-    const Rows rows{begin, min(begin + fitting, slot_count(team, m)),
+    const RowsOfZ rows{begin, min(begin + fitting, (m - team.rank + team.size - 1) / team.size),
                     reinterpret_cast<float*>(s.work)};
     if (!iterate(team, s, m, rows)) {
       return false;

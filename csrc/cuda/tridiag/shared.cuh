@@ -1,88 +1,106 @@
 // What a block of the kernel eig_select keeps in shared memory, and how much that is.
-//
-// Rows of the matrix are dealt to the blocks of a cluster in turns (row i to block i % C, as its slot i / C), so
-// that the work shrinks evenly as rows are done with. The first slots are in registers (HeldRows), the others in
-// shared memory. Everything else is held by every block alike.
 #pragma once
 
+#include "../../hidden_eigenvalues.h"
 #include "../../host_device.h"
-#include "team.cuh"
+#include "layout.cuh"
 
 #include <cstddef>
 
 namespace svdprune::cuda {
 
-constexpr int kMostTokens = 1024;   // that fit on chip, with rows dealt to 16 blocks
-constexpr int kStaged = 32;         // reflectors on the way back that there is room for
-constexpr int kVectorsAtOnce = 12;  // of T, likewise
-
-// Of the kernel for up to 32 `columns` tokens: threads of a block at most, and rows for which a warp has registers.
-SVDPRUNE_HOST_DEVICE constexpr int most_threads(int columns) {
-  return columns <= 18 ? 32 * kMostWarps : 16 * kMostWarps;
-}
-SVDPRUNE_HOST_DEVICE constexpr int held_rows(int columns) {
-  return columns <= 18 ? 2 : columns <= 24 ? 4 : 3;
-}
+constexpr int kMostTokens = 1024;  // that fit on chip, with rows dealt to 16 blocks
+constexpr int kStaged = 32;        // reflectors on the way back that there is room for
+constexpr size_t kVectorBytes = 168 * 1024;  // for vectors of T that are made at the same time, at most
 
 // A row's product y_i, and its entry of the next column.
 struct alignas(8) RowResult {
   float product, column;
 };
 
+// An image's matrix, and what is asked of it: as many directions as hold `variance` of `trace`, or as many as `rank`,
+// if it is not 0.
+struct Problem {
+  double trace, variance;
+  float* gram;     // [n, stride], whose rows become reflectors
+  float* vectors;  // [n / 2 + 1, stride]
+  int stride, rank;
+};
+
+// Of the probe, which thread 0 takes on.
+struct Probing {
+  Probe probe;
+  Probed found;
+};
+
+// What `carve` deals out before the work memory.
+SVDPRUNE_HOST_DEVICE constexpr size_t bytes_before_work(int capacity) {
+  const size_t doubles = 4 * capacity + capacity / 2 + 2 + 2 * kMostWarps + 3 * kMostCluster;
+  return sizeof(float) * 3 * capacity + sizeof(RowResult) * 2 * capacity + sizeof(double) * doubles +
+         sizeof(Arrivals) * 4 + sizeof(Problem) + sizeof(Probing);
+}
+
 // How much of it an image of n tokens takes, in the kernel for up to 32 `columns` tokens.
 struct SharedSizes {
   int capacity;
-  int row_length;     // n rounded up to whole float4
   size_t work_bytes;  // a block's rows that are not in registers, and what comes after them
 
-  SVDPRUNE_HOST_DEVICE SharedSizes(int columns, int n, int blocks, int warps)
-      : capacity(32 * columns), row_length((n + 3) / 4 * 4) {
-    const int all = (n + blocks - 1) / blocks, held = held_rows(columns) * warps;
-    const size_t rows = all > held ? all - held : 0;
-    const size_t vectors = warps < kVectorsAtOnce ? warps : kVectorsAtOnce;
+  SharedSizes(int columns, int n, int blocks, int warps) : capacity(32 * columns) {
+    const int groups = (n + 31) / 32;
+    const int slots = (groups + warps - 1) / warps * (32 / blocks);
+    const size_t rows = slots > held_slots(columns) ? (slots - held_slots(columns)) * warps : 0;
+    const size_t vector = sizeof(double) * 2 * (n + 1);
+    const size_t vectors = kVectorBytes / vector < warps ? kVectorBytes / vector : warps;
     // After the reduction there are vectors of n rows, the tokens' partial scores, or reflectors on the way back.
     work_bytes = sizeof(float) * kMostTokens;
     for (const size_t bytes :
-         {sizeof(float) * row_length * rows, sizeof(double) * 2 * (n + 1) * vectors,
-          sizeof(double) * warps * all, sizeof(float) * row_length * kStaged}) {
+         {sizeof(float) * capacity * rows, vector * vectors,
+          sizeof(double) * warps * ((n + blocks - 1) / blocks), sizeof(float) * capacity * kStaged}) {
       work_bytes = bytes > work_bytes ? bytes : work_bytes;
     }
     work_bytes = (work_bytes + 15) / 16 * 16;
   }
 
-  SVDPRUNE_HOST_DEVICE size_t vectors_bytes() const {
-    return sizeof(float) * kMostTokens * 3;
+  size_t total_bytes() const {
+    return bytes_before_work(capacity) + work_bytes;
   }
-  SVDPRUNE_HOST_DEVICE size_t total_bytes() const {
-    const size_t doubles = 4 * capacity + capacity / 2 + 2 * kMostWarps + 3 * kMostCluster;
-    return vectors_bytes() + 2 * sizeof(RowResult) * capacity + sizeof(double) * doubles +
-           work_bytes;
-  }
+};
+
+// Two buffers that take turns with what each round brings from all blocks, see Note [one exchange a step].
+template <class T>
+struct Exchange {
+  T* results;  // [2, capacity]: what each row gave, in the order of places
+  int capacity;
+  Arrivals* arrivals;  // [2]
+  unsigned rounds;     // that have begun
 };
 
 // Pointers into it, for an image of n tokens. Their places depend on the kernel alone, so that they need no
 // registers.
 struct Shared {
-  int n, row_length;
-  int held;                // slots in registers
-  float *v, *next_v, *w;   // [kMostTokens], zero from n on: the pending reflector and its w, and
-                           // the next reflector
-  RowResult* exchange[2];  // [n]: of even and of odd steps
+  int n;
+  float *v, *next_v, *w;  // [capacity], zero from n on: the pending reflector and its w, and the next reflector
+  Problem* problem;       // here, as registers are short
+  Probing* probing;
+  Exchange<RowResult> steps;
+  Exchange<float> probe;        // whose results are put elsewhere, each time it begins
   double *diagonal, *coupling;  // [n]: T; coupling[k] joins k and k + 1
   double* tau;                  // [n]: of the reflectors
   double* ritz;                 // [n], descending
-  double* residual;             // [n / 2]
+  double* residual;             // [n / 2 + 1]
   double* partial[2];           // [kMostWarps] each, for block_sum
   double *trace, *square;       // [C] each: of the blocks' parts of the remainder
   double* word;                 // [C]
-  float* rows;                  // [.., row_length]: the slots after those in registers
+  float* rows;                  // [.., capacity]: those that are not in registers
   unsigned char* work;          // their memory, once the matrix is done with
-  size_t work_bytes;
 };
+
+__device__ __forceinline__ size_t work_bytes(const Shared& s) {
+  return dynamic_shared_bytes() - bytes_before_work(s.steps.capacity);
+}
 
 template <int kColumns>
 __device__ __forceinline__ Shared carve(const Team& team, int n) {
-  const SharedSizes sizes(kColumns, n, team.size, team.warps);
   unsigned char* at = dynamic_shared();
   const auto take = [&at](size_t bytes) {
     unsigned char* const start = at;
@@ -92,48 +110,43 @@ __device__ __forceinline__ Shared carve(const Team& team, int n) {
   const auto doubles = [&take](size_t count) {
     return reinterpret_cast<double*>(take(count * sizeof(double)));
   };
+  const auto arrivals = [&take] { return reinterpret_cast<Arrivals*>(take(2 * sizeof(Arrivals))); };
   constexpr int kCapacity = 32 * kColumns;
   Shared s;
   s.n = n;
-  s.row_length = sizes.row_length;
-  s.held = held_rows(kColumns) * team.warps;
-  float* const vectors = reinterpret_cast<float*>(take(sizes.vectors_bytes()));
+  float* const vectors = reinterpret_cast<float*>(take(sizeof(float) * 3 * kCapacity));
   s.v = vectors;
-  s.next_v = vectors + kMostTokens;
-  s.w = vectors + 2 * kMostTokens;
-  s.exchange[0] = reinterpret_cast<RowResult*>(take(sizeof(RowResult) * kCapacity));
-  s.exchange[1] = reinterpret_cast<RowResult*>(take(sizeof(RowResult) * kCapacity));
+  s.next_v = vectors + kCapacity;
+  s.w = vectors + 2 * kCapacity;
+  s.steps.results = reinterpret_cast<RowResult*>(take(2 * sizeof(RowResult) * kCapacity));
+  s.steps.capacity = s.probe.capacity = kCapacity;
+  s.partial[0] = doubles(kMostWarps);
+  s.partial[1] = doubles(kMostWarps);
   s.diagonal = doubles(kCapacity);
   s.coupling = doubles(kCapacity);
   s.tau = doubles(kCapacity);
   s.ritz = doubles(kCapacity);
-  s.residual = doubles(kCapacity / 2);
-  s.partial[0] = doubles(kMostWarps);
-  s.partial[1] = doubles(kMostWarps);
+  s.residual = doubles(kCapacity / 2 + 2);
   s.trace = doubles(kMostCluster);
   s.square = doubles(kMostCluster);
   s.word = doubles(kMostCluster);
+  s.steps.arrivals = arrivals();
+  s.probe.arrivals = arrivals();
+  s.steps.rounds = s.probe.rounds = 0;
+  s.problem = reinterpret_cast<Problem*>(take(sizeof(Problem)));
+  s.probing = reinterpret_cast<Probing*>(take(sizeof(Probing)));
   s.work = at;
-  s.work_bytes = sizes.work_bytes;
   s.rows = reinterpret_cast<float*>(s.work);
-  for (int warp = team.thread; warp < kMostWarps; warp += team.threads) {
-    s.partial[0][warp] = s.partial[1][warp] = 0;
+  for (int i = team.thread; i < kMostWarps; i += team.threads) {
+    s.partial[0][i] = s.partial[1][i] = 0;
+  }
+  if (team.thread == 0) {
+    for (int buffer = 0; buffer < 2; ++buffer) {
+      start_arrivals(s.steps.arrivals + buffer);
+      start_arrivals(s.probe.arrivals + buffer);
+    }
   }
   return s;
-}
-
-// Slots of this block's rows from `first` on.
-__device__ __forceinline__ int first_slot(const Team& team, int first) {
-  return first > team.rank ? (first - team.rank + team.size - 1) / team.size : 0;
-}
-
-__device__ __forceinline__ int slot_count(const Team& team, int n) {
-  return (n - team.rank + team.size - 1) / team.size;
-}
-
-// The row in a slot that is not in registers.
-__device__ __forceinline__ float* row_of_slot(const Shared& s, int slot) {
-  return s.rows + (slot - s.held) * s.row_length;
 }
 
 }  // namespace svdprune::cuda

@@ -10,22 +10,46 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kMostCluster = 16;  // blocks
 constexpr int kMostWarps = 16;    // a block's
 
-// This thread's place. Warps are whole.
+// This thread's place. Warps are whole, and the cluster's size is a power of two.
 struct Team {
   int thread, threads;  // of the block
   int lane, warp, warps;
   int rank, size;  // of the block in its cluster
+  int size_bits;   // size = 2^size_bits
 };
 
-__device__ __forceinline__ Team this_team() {
-  const int thread = threadIdx.x, threads = blockDim.x;
+// threads: of a block. A number that the compiler knows makes one pass of many a loop.
+__device__ __forceinline__ Team this_team(int threads) {
+  const int thread = threadIdx.x, size = static_cast<int>(cluster_size());
   return {thread,
           threads,
           thread % 32,
           thread / 32,
           threads / 32,
           static_cast<int>(cluster_rank()),
-          static_cast<int>(cluster_size())};
+          size,
+          __popc(size - 1)};
+}
+
+// Lets the compiler compute anew what it has derived from them: it would keep all of that in registers, of which the
+// matrix leaves few.
+__device__ __forceinline__ void forget_derived([[maybe_unused]] Team& team) {
+#ifdef __CUDA_ARCH__
+  asm volatile(""
+               : "+r"(team.thread), "+r"(team.lane), "+r"(team.warp), "+r"(team.rank),
+                 "+r"(team.size), "+r"(team.size_bits));
+#endif
+}
+
+// The image of this block, likewise.
+__device__ __forceinline__ int64_t this_image() {
+#ifdef __CUDA_ARCH__
+  unsigned image;
+  asm volatile("mov.u32 %0, %%ctaid.y;" : "=r"(image));
+  return image;
+#else
+  return blockIdx.y;
+#endif
 }
 
 // In every lane the sum over the warp.
@@ -45,20 +69,20 @@ __device__ __forceinline__ double block_sum(const Team& team, double value, doub
     partial[team.warp] = value;
   }
   __syncthreads();
-  double sum = partial[team.lane % kMostWarps];
+  const double2 pair = reinterpret_cast<const double2*>(partial)[team.lane % (kMostWarps / 2)];
+  double sum = pair.x + pair.y;
 #pragma unroll
-  for (int apart = kMostWarps / 2; apart > 0; apart /= 2) {
+  for (int apart = kMostWarps / 4; apart > 0; apart /= 2) {
     sum += __shfl_xor_sync(kAllLanes, sum, apart);
   }
   return sum;
 }
 
-// Puts a value at the same place in every block's shared memory; the lanes of a warp take the blocks
-// in turn. Seen after the next cluster_sync.
+// Puts a value at the same place in every block's shared memory, a lane a block. Seen after the next cluster_sync.
 template <class T>
 __device__ __forceinline__ void tell_all(const Team& team, T* place, T value) {
-  for (int block = team.lane; block < team.size; block += 32) {
-    *cluster_map(place, block) = value;
+  if (team.lane < team.size) {
+    *cluster_map(place, team.lane) = value;
   }
 }
 

@@ -10,6 +10,18 @@ namespace svdprune::tridiag {
 
 constexpr double kTinyPivot = 0x1p-104;  // eps^2: takes the place of a pivot of zero
 
+// 1 / x to the last bit or two, for numbers whose reciprocal is in range: a third of a division's time.
+SVDPRUNE_HOST_DEVICE inline double reciprocal(double x) {
+#ifdef __CUDA_ARCH__
+  double y;
+  asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));  // 20 bits
+  y = fma(y, fma(-x, y, 1.0), y);
+  return fma(y, fma(-x, y, 1.0), y);
+#else
+  return 1 / x;
+#endif
+}
+
 // The factorisation from one end: ratio[i] = coupling[i] over the pivot before edge i, edges 0 .. m -
 // 2. From the first row down (ratio = c_i / D_i), or from the last one up (c_i / E_i+1).
 SVDPRUNE_HOST_DEVICE inline void twisted_ratios(const double* diagonal, const double* coupling,
@@ -22,9 +34,9 @@ SVDPRUNE_HOST_DEVICE inline void twisted_ratios(const double* diagonal, const do
     if (std::fabs(pivot) < kTinyPivot) {
       pivot = kTinyPivot;
     }
-    const double c = coupling[edge];
-    ratio[edge] = c / pivot;
-    carried = c * ratio[edge];
+    const double c = coupling[edge], inverse = reciprocal(pivot);
+    ratio[edge] = c * inverse;
+    carried = c * c * inverse;
   }
 }
 

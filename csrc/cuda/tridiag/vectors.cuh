@@ -62,18 +62,22 @@ __device__ __forceinline__ int warps_with_room(const Team& team, int m, size_t c
   return fitting < static_cast<size_t>(team.warps) ? static_cast<int>(fitting) : team.warps;
 }
 
-// vectors [columns, stride]: unit eigenvectors of T_m for ritz[first ..], zeros from m to n.
-// Overwrites the rows.
-__device__ __forceinline__ void write_vectors(const Team& team, const Shared& s, int m, int first,
-                                              int columns, float* vectors, int64_t stride) {
-  double* const work = reinterpret_cast<double*>(s.work);
-  const int warps = warps_with_room(team, m, s.work_bytes / sizeof(double));
+// Unit eigenvectors of T_m for ritz[first ..] to vectors [columns, stride], zeros from m to n; and what they miss as
+// vectors of the whole, e_m times the last entry, squared, to s.residual of all blocks. columns <= n / 2 + 1. room
+// [size]: for a vector at least.
+__device__ __forceinline__ void write_vectors(Team team, const Shared& s, int m, int first,
+                                              int columns, double* room, size_t size) {
+  forget_derived(team);
+  const int warps = warps_with_room(team, m, size);
   for (int j = team.rank + team.size * team.warp; team.warp < warps && j < columns;
        j += team.size * warps) {
-    const TwistedVector z = twisted_vector(team, s, m, s.ritz[first + j], work + 2 * m * team.warp);
+    const TwistedVector z = twisted_vector(team, s, m, s.ritz[first + j], room + 2 * m * team.warp);
+    float* const vector = s.problem->vectors + j * s.problem->stride;
     for (int i = team.lane; i < s.n; i += 32) {
-      vectors[j * stride + i] = i < m ? static_cast<float>(z(i)) : 0;
+      vector[i] = i < m ? static_cast<float>(z(i)) : 0;
     }
+    const double residual = s.coupling[m - 1] * z(m - 1);
+    tell_all(team, s.residual + j, residual * residual);
     __syncwarp();
   }
 }
@@ -86,7 +90,7 @@ constexpr double kOverlap = 1e-5;  // cosine of two vectors that are taken for o
 // Whether the vectors are orthogonal: twisted vectors of a multiple eigenvalue are not. The same in
 // all blocks; sums over one warp.
 __device__ __forceinline__ bool separated(const Team& team, const Shared& s, int first, int columns,
-                                          const float* vectors, int64_t stride) {
+                                          const float* vectors, int stride) {
   const double close = kClose * s.ritz[0];
   bool met = false;
   for (int j = team.rank + team.size * team.warp; j < columns; j += team.size * team.warps) {
