@@ -297,4 +297,5 @@ def _load(library: Path) -> ctypes.CDLL:
     loaded.emulated_gram_fused_partials.restype = c_int64
     loaded.emulated_rater_tiles.restype = c_int64
     loaded.emulated_pivot_on_chip.restype = c_int64
+    loaded.emulated_pivot_numbers.restype = c_int64
     return loaded

@@ -18,6 +18,7 @@ class _Pivot(Structure):
         ("on_chip", c_int64),
         ("left", c_void_p),
         ("rows", c_void_p),
+        ("picked", c_void_p),
         ("budget", _Budget),
         ("scores", c_void_p),
         ("ranks", c_void_p),
@@ -62,21 +63,22 @@ def pivoted(
         gram = (values @ values.mT).contiguous()
         shape, n = x.shape[:-1], cuda.tokens
         nan = float("nan")
-        left = cuda._output((cuda.images, 2, n), nan, torch.float64)
+        emulated = _load(library)
+        left = cuda._output((cuda.images, emulated.emulated_pivot_numbers(c_int64(n))), nan, torch.float64)
         rows = cuda._output((places, n), nan, torch.float64)
+        picked = cuda._output((places,), -7, torch.int32)
         scores = cuda._output(shape, -1.0, work)
         ranks = cuda._output((cuda.images,), -7, torch.int32)
         kept = cuda._output(shape, 9, torch.uint8)
         budget = _Budget(
             0 if offsets is not None else int(keep), _pointer(offsets), total, coverage
         )
-        emulated = _load(library)
         if on_chip is None:
             on_chip = emulated.emulated_pivot_on_chip(byref(cuda._args), byref(budget))
         arguments = _Pivot(
             *(_pointer(t) for t in (gram, largest)),
             on_chip,
-            *(_pointer(t) for t in (left, rows)),
+            *(_pointer(t) for t in (left, rows, picked)),
             budget,
             *(_pointer(t) for t in (scores, ranks, kept)),
         )
@@ -84,6 +86,7 @@ def pivoted(
         run(byref(cuda._args), byref(arguments))
         cuda._checked(left)
         cuda._checked(rows)
+        cuda._checked(picked)
         tokens, indices, counts = cuda.gather(
             cuda._checked(kept), budget, total, offsets is not None
         )

@@ -12,8 +12,9 @@ struct Pivot {
       largest;  // [B], as launch_largest_magnitude leaves it: not finite where the image is not
   // Numbers that a block holds in shared memory in place of scratch; pivot_on_chip. The results are the same.
   int64_t on_chip;
-  double* left;  // scratch [B, 2, N]
-  double* rows;  // scratch [places of all images, N]
+  double* left;     // scratch [B, pivot_numbers(N)]
+  double* rows;     // scratch [places of all images, N]
+  int32_t* picked;  // scratch [places of all images]
   Budget budget;
   T* scores;  // [B, N], packed [T]: of the energy, what each picked token adds; 0 for all others
   int32_t* ranks;  // [B]: picks that had something of their own left
@@ -22,6 +23,9 @@ struct Pivot {
 
 // The `on_chip` that suits the current device. Asks the driver, waits for nothing.
 int64_t pivot_on_chip(const Images& x, const Budget& budget);
+
+// Numbers of an image of N tokens that a block works on, but for the rows.
+int64_t pivot_numbers(int64_t tokens);
 
 // Stage 4 of "pivoted", all picks in one launch, a block an image. An image that is not finite gets NaN scores and
 // rank -1, and keeps its first tokens.

@@ -20,8 +20,9 @@ void prune_pivoted(const Call& call, const Images& x, const Options& options,
 
   const Budget& budget = results.budget;
   const int64_t places = budget.cu_keep ? budget.total_keep : x.images * budget.keep;
-  const Tensor left = call.empty({x.images, 2, x.tokens}, ScalarType::Double);
+  const Tensor left = call.empty({x.images, pivot_numbers(x.tokens)}, ScalarType::Double);
   const Tensor rows = call.empty({places, x.tokens}, ScalarType::Double);
+  const Tensor picked = call.empty({places}, ScalarType::Int);
   const Tensor kept = call.empty({results.scores.numel()}, ScalarType::Byte);
   const auto launch = [&](auto zero) {
     using T = decltype(zero);
@@ -31,6 +32,7 @@ void prune_pivoted(const Call& call, const Images& x, const Options& options,
         .on_chip = pivot_on_chip(x, budget),
         .left = pointer<double>(left),
         .rows = pointer<double>(rows),
+        .picked = pointer<int32_t>(picked),
         .budget = budget,
         .scores = pointer<T>(results.scores),
         .ranks = pointer<int32_t>(results.ranks),

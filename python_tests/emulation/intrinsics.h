@@ -55,9 +55,9 @@ T __shfl_down_sync(unsigned, T value, unsigned lanes) {
   return emulation::show(value)[from < emulation::kLanes ? from : emulation::current->lane];
 }
 
-inline int __reduce_min_sync(unsigned, int value) {
+inline unsigned __reduce_max_sync(unsigned, unsigned value) {
   const auto shown = emulation::show(value);
-  return *std::min_element(shown.begin(), shown.end());
+  return *std::max_element(shown.begin(), shown.end());
 }
 
 template <class T>
@@ -70,6 +70,14 @@ inline double rsqrt(double value) {
 }
 inline int __popc(unsigned value) {
   return __builtin_popcount(value);
+}
+inline int __ffs(int value) {
+  return __builtin_ffs(value);
+}
+inline double __longlong_as_double(long long bits) {
+  double value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
 }
 inline long long __double_as_longlong(double value) {
   long long bits;

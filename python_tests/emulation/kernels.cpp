@@ -75,6 +75,10 @@ int64_t emulated_pivot_on_chip(const Images* x, const Budget* budget) {
   return svdprune::cuda::pivot_on_chip(*x, *budget);
 }
 
+int64_t emulated_pivot_numbers(int64_t tokens) {
+  return svdprune::cuda::pivot_numbers(tokens);
+}
+
 void emulated_pivot(const Images* x, const Pivot<float>* arguments) {
   svdprune::cuda::launch_pivot(*x, *arguments, nullptr);
 }
