@@ -55,48 +55,96 @@ __device__ inline Work work_of(const Images& x, int64_t stages) {
           empty ? 0 : stages * (part + 1) / parts};
 }
 
-// Rows [first, first + 64) and one stage's features from `feature`, with zeros outside the image.
-// vectors: by asynchronous copies of 16 bytes, which need aligned rows of contiguous features.
+// Brings panels to shared memory: rows [first, first + 64) and one stage's features, zeros outside the image.
+template <class S, bool kAligned>
+class Panels;
+
+// Of rows that are aligned to 16 bytes and have contiguous features: by asynchronous copies of 16 bytes, a thread one
+// of some rows, whose addresses it works out once.
 template <class S>
-__device__ void load_panel(const Images& x, const Work& work, int64_t first, int64_t feature,
-                           bool vectors, unsigned char* panel) {
-  constexpr int kNumbers = 16 / sizeof(S);
-  const S* image = static_cast<const S*>(x.data) + token_offset(x, work.b, 0);
-  const bool along_tokens = !vectors && x.token_stride == 1;  // for neighbours to read neighbours
-  for (int p = threadIdx.x; p < kTile * kPieces; p += kThreads) {
-    const int row = along_tokens ? p % kTile : p / kPieces;
-    const int piece = along_tokens ? p / kTile : p % kPieces;
-    const int64_t token = first + row, j = feature + piece * kNumbers;
-    const int64_t left = token < work.length ? x.features - j : 0;
+class Panels<S, true> {
+  static constexpr int kRows = kTile * kPieces / kThreads;
+  static constexpr int kNumbers = 16 / sizeof(S);
+
+  const S* image_;
+  int64_t features_;
+  const S* from_[kRows];  // the first feature of the piece in stage 0
+  int to_[kRows];
+  bool exists_[kRows];
+
+ public:
+  __device__ Panels(const Images& x, const Work& work, int64_t first)
+      : image_(static_cast<const S*>(x.data) + token_offset(x, work.b, 0)), features_(x.features) {
+    const int piece = threadIdx.x % kPieces;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const int row = threadIdx.x / kPieces + r * (kThreads / kPieces);
+      exists_[r] = first + row < work.length;
+      from_[r] = image_ + (first + row) * x.token_stride + piece * kNumbers;
+      to_[r] = place_of(row, piece);
+    }
+  }
+
+  __device__ void load(int64_t feature, unsigned char* panel) const {
+    const int64_t left = features_ - feature - threadIdx.x % kPieces * kNumbers;
     const int count = static_cast<int>(clamped(left, 0, kNumbers));
-    const S* from = count > 0 ? image + token * x.token_stride + j * x.feature_stride : image;
-    unsigned char* to = panel + place_of(row, piece);
-    if (vectors) {
-      copy_async(to, from, count * static_cast<int>(sizeof(S)));
-    } else {
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const bool any = exists_[r] && count > 0;
+      copy_async(panel + to_[r], any ? from_[r] + feature : image_,
+                 any ? count * static_cast<int>(sizeof(S)) : 0);
+    }
+  }
+};
+
+// Of any others, number by number.
+template <class S>
+class Panels<S, false> {
+  static constexpr int kNumbers = 16 / sizeof(S);
+
+  const Images& x_;
+  const Work& work_;
+  int64_t first_;
+
+ public:
+  __device__ Panels(const Images& x, const Work& work, int64_t first)
+      : x_(x), work_(work), first_(first) {}
+
+  __device__ void load(int64_t feature, unsigned char* panel) const {
+    const S* image = static_cast<const S*>(x_.data) + token_offset(x_, work_.b, 0);
+    const bool along_tokens = x_.token_stride == 1;  // for neighbours to read neighbours
+    for (int p = threadIdx.x; p < kTile * kPieces; p += kThreads) {
+      const int row = along_tokens ? p % kTile : p / kPieces;
+      const int piece = along_tokens ? p / kTile : p % kPieces;
+      const int64_t token = first_ + row, j = feature + piece * kNumbers;
+      const int64_t left = token < work_.length ? x_.features - j : 0;
+      const int count = static_cast<int>(clamped(left, 0, kNumbers));
+      const S* from = image + token * x_.token_stride + j * x_.feature_stride;
       alignas(16) S numbers[kNumbers];
 #pragma unroll
       for (int n = 0; n < kNumbers; ++n) {
-        numbers[n] = n < count ? from[n * x.feature_stride] : from_double<S>(0);
+        numbers[n] = n < count ? from[n * x_.feature_stride] : from_double<S>(0);
       }
-      *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(numbers);
+      *reinterpret_cast<uint4*>(panel + place_of(row, piece)) =
+          *reinterpret_cast<const uint4*>(numbers);
     }
   }
-}
+};
 
 // This part's sums, in `sums`: kStages - 1 stages are on their way while one is worked on.
-template <class S>
-__device__ void sum_part(const Images& x, const Work& work, bool vectors, Sums<S>& sums) {
+template <class S, bool kAligned>
+__device__ void sum_part(const Images& x, const Work& work, Sums<S>& sums) {
   const auto panel = [](int64_t stage, int which) {
     return dynamic_shared() + (2 * (stage % kStages) + which) * kPanelBytes;
   };
   const bool diagonal = work.row == work.col;
+  const Panels<S, kAligned> rows(x, work, work.row), cols(x, work, work.col);
   const auto load = [&](int64_t stage) {
     if (stage < work.end) {
       const int64_t feature = stage * features_in_stage<S>;
-      load_panel<S>(x, work, work.row, feature, vectors, panel(stage, 0));
+      rows.load(feature, panel(stage, 0));
       if (!diagonal) {
-        load_panel<S>(x, work, work.col, feature, vectors, panel(stage, 1));
+        cols.load(feature, panel(stage, 1));
       }
     }
     commit_copies();
@@ -148,9 +196,10 @@ __device__ inline void write_tile(const Work& work, int64_t n, float* tile, floa
 #pragma unroll
     for (int s = 0; s < kSlots; ++s) {
       const int i = first + s * (kThreads / kTile);
-      if (i < end) {
-        sums[s] += from[i * kSumStride + j];
+      if (i >= end) {
+        break;
       }
+      sums[s] += from[i * kSumStride + j];
     }
   }
   cluster_arrive();
@@ -160,7 +209,10 @@ __device__ inline void write_tile(const Work& work, int64_t n, float* tile, floa
   for (int s = 0; s < kSlots; ++s) {
     const int i = first + s * (kThreads / kTile);
     const int64_t row = work.row + i, col = work.col + j;
-    if (i >= end || row >= n || col > row) {
+    if (i >= end || row >= n) {
+      break;
+    }
+    if (col > row) {
       continue;
     }
     const float sum = row < work.length ? sums[s] : 0;  // 0 x Inf is no zero
@@ -171,12 +223,13 @@ __device__ inline void write_tile(const Work& work, int64_t n, float* tile, floa
     gram[row * n + col] = sum;
   }
   __syncthreads();
-  const int rows = end - begin;
-  for (int p = threadIdx.x; p < rows * kTile; p += kThreads) {
-    const int i = begin + p % rows, column = p / rows;
-    const int64_t row = work.row + i, col = work.col + column;
-    if (row < n && col < row) {
-      gram[col * n + row] = tile[i * kSumStride + column];
+  for (int column = threadIdx.x / 32; column < kTile; column += kWarps) {
+    const int64_t col = work.col + column;
+    for (int i = begin + threadIdx.x % 32; i < end; i += 32) {
+      const int64_t row = work.row + i;
+      if (row < n && col < row) {
+        gram[col * n + row] = tile[i * kSumStride + column];
+      }
     }
   }
   auto* const scratch = reinterpret_cast<double*>(tile + kTile * kSumStride);
@@ -184,14 +237,14 @@ __device__ inline void write_tile(const Work& work, int64_t n, float* tile, floa
   cluster_wait();  // the others have read this block's tile
 }
 
-template <class S>
+template <class S, bool kAligned>
 __global__ void __launch_bounds__(kThreads)
-    gram_fused_kernel(Images x, bool vectors, float* gram, double* partials) {
+    gram_fused_kernel(Images x, float* gram, double* partials) {
   const int64_t stages = (x.features + features_in_stage<S> - 1) / features_in_stage<S>;
   const Work work = work_of(x, stages);
   auto* const tile = reinterpret_cast<float*>(dynamic_shared());
   Sums<S> sums;
-  sum_part(x, work, vectors, sums);
+  sum_part<S, kAligned>(x, work, sums);
   sums.store(tile);
   cluster_sync();
   const int64_t n = x.tokens;
@@ -239,16 +292,17 @@ void launch_gram_fused(const Images& x, float* gram, double* partials, cudaStrea
   const dim3 grid(static_cast<unsigned>(tiles_of(x) * parts), static_cast<unsigned>(x.images));
   const ClusterShape shape{static_cast<unsigned>(parts), kSharedBytes};
   const auto run = [&](auto kernel) {
-    launch_clusters("gram_fused_kernel", kernel, grid, kThreads, shape, stream, x, aligned_rows(x),
-                    gram, partials);
+    launch_clusters("gram_fused_kernel", kernel, grid, kThreads, shape, stream, x, gram, partials);
   };
+  const bool aligned = aligned_rows(x);
   switch (x.dtype) {
     case Dtype::kFloat32:
-      return run(gram_fused_kernel<float>);
+      return run(aligned ? gram_fused_kernel<float, true> : gram_fused_kernel<float, false>);
     case Dtype::kFloat16:
-      return run(gram_fused_kernel<__half>);
+      return run(aligned ? gram_fused_kernel<__half, true> : gram_fused_kernel<__half, false>);
     case Dtype::kBFloat16:
-      return run(gram_fused_kernel<__nv_bfloat16>);
+      return run(aligned ? gram_fused_kernel<__nv_bfloat16, true>
+                         : gram_fused_kernel<__nv_bfloat16, false>);
     default:
       throw std::invalid_argument(
           "svdprune: gram_fused: x must be float32, float16 or bfloat16, got float64");
