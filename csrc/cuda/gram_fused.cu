@@ -113,6 +113,7 @@ class Panels<S, false> {
   __device__ void load(int64_t feature, unsigned char* panel) const {
     const S* image = static_cast<const S*>(x_.data) + token_offset(x_, work_.b, 0);
     const bool along_tokens = x_.token_stride == 1;  // for neighbours to read neighbours
+#pragma unroll 1
     for (int p = threadIdx.x; p < kTile * kPieces; p += kThreads) {
       const int row = along_tokens ? p % kTile : p / kPieces;
       const int piece = along_tokens ? p / kTile : p % kPieces;
