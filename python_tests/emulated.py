@@ -24,7 +24,7 @@ SOURCES = (
     *("rater_rows", "rater_heads"),
 )
 EXPORTED = (
-    *("pass_on", "gram_fused", "eig_select", "pivot", "pivot_float64"),
+    *("pass_on", "send_all", "gram_fused", "eig_select", "pivot", "pivot_float64"),
     *("feature_means", "largest_magnitude", "pack", "leverage", "select", "gather"),
     *("rater_scores", "rater_scores_by_head"),
 )
@@ -276,6 +276,16 @@ def pass_on(
             blocks, threads, cluster, _pointer(received), _pointer(sums)
         )
     return received, sums
+
+
+def send_all(
+    library: Path, blocks: int, threads: int, cluster: int, rounds: int, *, backwards: bool = False
+) -> Tensor:
+    """The kernel of emulation/kernels.cpp whose blocks count what arrives from the others."""
+    received = torch.full((blocks, threads), -1)
+    with device(library, backwards=backwards):
+        _load(library).emulated_send_all(blocks, threads, cluster, rounds, _pointer(received))
+    return received
 
 
 @contextmanager

@@ -30,7 +30,47 @@ static void pass_on_kernel(int64_t* received, int64_t* sums) {
   received[blockIdx.x * blockDim.x + threadIdx.x] = own[threadIdx.x];
 }
 
+// In each round every block sends its threads' numbers to all blocks of its cluster, and each thread adds what came
+// from its namesakes; two buffers take turns, as in csrc/cuda/tridiag/exchange.cuh.
+static void send_all_kernel(int rounds, int64_t* received) {
+  using namespace svdprune::cuda;
+  auto* const arrivals = reinterpret_cast<Arrivals*>(dynamic_shared());
+  auto* const buffers = reinterpret_cast<int64_t*>(arrivals + 2);
+  const unsigned numbers = blockDim.x * cluster_size();
+  if (threadIdx.x == 0) {
+    start_arrivals(arrivals);
+    start_arrivals(arrivals + 1);
+  }
+  cluster_sync();  // all have started
+  int64_t number = 100 * cluster_rank() + threadIdx.x;
+  for (int round = 0; round < rounds; ++round) {
+    Arrivals* const own = arrivals + round % 2;
+    int64_t* const buffer = buffers + round % 2 * numbers;
+    if (threadIdx.x == 0) {
+      expect_bytes(own, numbers * sizeof(int64_t));
+    }
+    for (unsigned rank = 0; rank < cluster_size(); ++rank) {
+      send(buffer + cluster_rank() * blockDim.x + threadIdx.x, number, own, rank);
+    }
+    await(own, round / 2);
+    for (unsigned rank = 0; rank < cluster_size(); ++rank) {
+      number += buffer[rank * blockDim.x + threadIdx.x];
+    }
+    __syncthreads();
+  }
+  received[blockIdx.x * blockDim.x + threadIdx.x] = number;
+  cluster_sync();  // none has ended while others send
+}
+
 extern "C" {
+
+void emulated_send_all(int blocks, int threads, int cluster, int rounds, int64_t* received) {
+  const size_t bytes =
+      2 * sizeof(svdprune::cuda::Arrivals) + 2 * threads * cluster * sizeof(int64_t);
+  svdprune::cuda::launch_clusters("send_all_kernel", send_all_kernel, blocks, threads,
+                                  {static_cast<unsigned>(cluster), bytes}, nullptr, rounds,
+                                  received);
+}
 
 void emulated_pass_on(int blocks, int threads, int cluster, int64_t* received, int64_t* sums) {
   svdprune::cuda::launch_clusters("pass_on_kernel", pass_on_kernel, blocks, threads,
