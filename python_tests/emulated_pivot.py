@@ -64,7 +64,9 @@ def pivoted(
         shape, n = x.shape[:-1], cuda.tokens
         nan = float("nan")
         emulated = _load(library)
-        left = cuda._output((cuda.images, emulated.emulated_pivot_numbers(c_int64(n))), nan, torch.float64)
+        left = cuda._output(
+            (cuda.images, emulated.emulated_pivot_numbers(c_int64(n))), nan, torch.float64
+        )
         rows = cuda._output((places, n), nan, torch.float64)
         picked = cuda._output((places,), -7, torch.int32)
         scores = cuda._output(shape, -1.0, work)

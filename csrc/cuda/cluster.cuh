@@ -134,8 +134,8 @@ __device__ void send(T* place, const T& value, Arrivals* arrivals, unsigned rank
 // By every thread that reads what came: until round `round` (0, 1, ..) is over. None may be two rounds behind. The wait
 // is one of the block's scope, as CUTLASS's are: one of the cluster's would empty the L1 cache, where what came is not.
 __device__ inline void await(Arrivals* arrivals, unsigned round) {
-  while (!::cuda::ptx::mbarrier_try_wait_parity(::cuda::ptx::sem_acquire,
-                                                ::cuda::ptx::scope_cta, arrivals, round % 2)) {
+  while (!::cuda::ptx::mbarrier_try_wait_parity(::cuda::ptx::sem_acquire, ::cuda::ptx::scope_cta,
+                                                arrivals, round % 2)) {
   }
 }
 

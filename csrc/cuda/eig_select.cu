@@ -94,7 +94,8 @@ __device__ __forceinline__ Solved solve(const Team& team, Shared& s, const Image
   }
   apply_reflectors<kColumns>(team, s, m - 1, columns, s.problem->gram, vectors, stride);
   cluster_sync();
-  send_leverage(team, s, columns, complement, vectors, stride, a.scores + first_token(x, this_image()));
+  send_leverage(team, s, columns, complement, vectors, stride,
+                a.scores + first_token(x, this_image()));
   return {rank, m};
 }
 
@@ -111,9 +112,12 @@ __device__ __forceinline__ void prune_image(const Images& x, const EigSelect& a)
     if (loaded.state == Loaded::kReady) {
       if (team.thread == 0) {
         const int64_t most = min(static_cast<int64_t>(n), x.features);
-        *s.problem = {loaded.trace, a.rule.variance, loaded.gram,
+        *s.problem = {loaded.trace,
+                      a.rule.variance,
+                      loaded.gram,
                       a.vectors + this_image() * (x.tokens / 2 + 1) * x.tokens,
-                      static_cast<int>(x.tokens), static_cast<int>(min(a.rule.rank, most))};
+                      static_cast<int>(x.tokens),
+                      static_cast<int>(min(a.rule.rank, most))};
       }
       __syncthreads();
       solved = solve<kColumns>(team, s, x, a, loaded.scale);
@@ -146,7 +150,7 @@ __device__ __forceinline__ void prune_image(const Images& x, const EigSelect& a)
 // clusters, on which it is never launched.
 template <int kColumns>
 __global__ __launch_bounds__(threads_of(kColumns), 1) void eig_select_kernel(Images x,
-                                                                               EigSelect a) {
+                                                                             EigSelect a) {
   if constexpr (kClusters) {
     prune_image<kColumns>(x, a);
   }

@@ -38,15 +38,15 @@ __device__ uint64_t warp_max(uint64_t own) {
 // picks next to each other, so that one load gets both: this traffic is what most of a pick waits for.
 template <class T>
 struct Residual {
-  int n, chunks;  // tokens, and 32 of them
-  int stride;     // between rows of gram and of far
-  const T* gram;  // [n, n]
-  double* left;   // [2, n]: of each token, 0 where it is explained, kPicked where it is picked
-  double* least;  // [n]: no more than that counts as nothing
-  uint64_t* most; // [2, chunks]: key_of what is left of a chunk's token that has most
-  int held;       // picks whose w is in `near`, the first ones; even
-  double2* near;  // [held / 2, n]: w of two picks; shared memory
-  double* far;    // [picks, n]: w of each pick from `held` on
+  int n, chunks;   // tokens, and 32 of them
+  int stride;      // between rows of gram and of far
+  const T* gram;   // [n, n]
+  double* left;    // [2, n]: of each token, 0 where it is explained, kPicked where it is picked
+  double* least;   // [n]: no more than that counts as nothing
+  uint64_t* most;  // [2, chunks]: key_of what is left of a chunk's token that has most
+  int held;        // picks whose w is in `near`, the first ones; even
+  double2* near;   // [held / 2, n]: w of two picks; shared memory
+  double* far;     // [picks, n]: w of each pick from `held` on
 };
 
 __host__ __device__ constexpr int64_t chunks_of(int64_t tokens) {

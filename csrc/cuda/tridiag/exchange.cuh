@@ -42,8 +42,8 @@ __device__ __forceinline__ void send_slots(const Team& team, const Exchange<T>& 
                                            const Pair<T>& pair) {
   if (team.lane < team.size) {
     const unsigned buffer = buffer_of(exchange);
-    auto* const place =
-        reinterpret_cast<Pair<T>*>(exchange.results + buffer * exchange.capacity + place_of_slot(team, slot));
+    auto* const place = reinterpret_cast<Pair<T>*>(exchange.results + buffer * exchange.capacity +
+                                                   place_of_slot(team, slot));
     send(place, pair, exchange.arrivals + buffer, team.lane);
   }
 }

@@ -15,12 +15,12 @@
 namespace svdprune::cuda {
 
 // Of the kernel for up to 32 `columns` tokens: threads of a block, as few as have registers for much of the matrix, and
-// slots of a warp that are in them: all of them, in a cluster of 16, up to 768 tokens.
+// slots of a warp that are in them. In a cluster of 16 these are all up to 768 tokens, in one of 8 nearly all up to 576.
 SVDPRUNE_HOST_DEVICE constexpr int threads_of(int columns) {
-  return columns <= 18 ? 16 * columns : 256;
+  return columns <= 8 ? 128 : 256;
 }
 SVDPRUNE_HOST_DEVICE constexpr int held_slots(int columns) {
-  return columns == 24 ? 6 : 4;
+  return columns <= 18 ? 8 : columns == 24 ? 6 : 4;
 }
 
 // Whether a block has as many, so that loops over them have no end to look for. Under emulation, where few threads take

@@ -107,7 +107,7 @@ __device__ __forceinline__ bool write_orthogonal_vectors(const Team& team, const
       s.coupling[i] = copy[m + i];
     }
     const RowsOfZ rows{begin, min(begin + fitting, (m - team.rank + team.size - 1) / team.size),
-                    reinterpret_cast<float*>(s.work)};
+                       reinterpret_cast<float*>(s.work)};
     if (!iterate(team, s, m, rows)) {
       return false;
     }

@@ -8,7 +8,8 @@ namespace svdprune::cuda {
 
 // The places of results that a thread works on, for up to 32 kColumns of them: thread, thread + threads, ...
 template <int kColumns>
-constexpr int kOwnPlaces = kThreadsKnown ? 32 * kColumns / threads_of(kColumns) : kColumns;
+constexpr int kOwnPlaces =
+    kThreadsKnown ? (32 * kColumns + threads_of(kColumns) - 1) / threads_of(kColumns) : kColumns;
 
 // Calls f(number, place, its row) for each of them.
 template <int kColumns, class F>
@@ -16,7 +17,7 @@ __device__ __forceinline__ void for_own_places(const Team& team, F&& f) {
 #pragma unroll
   for (int own = 0; own < kOwnPlaces<kColumns>; ++own) {
     const int place = team.thread + own * team.threads;
-    if (kThreadsKnown || place < 32 * kColumns) {
+    if (place < 32 * kColumns) {
       f(own, place, row_of_place(team, place));
     }
   }

@@ -1,4 +1,4 @@
-// Eigenvalues of T_m, all at the same time, by multisection: a warp has one eigenvalue, or two or four.
+// Eigenvalues of T_m, all at the same time, by multisection: a warp has one eigenvalue, or two, four or eight.
 #pragma once
 
 #include "shared.cuh"
@@ -14,15 +14,15 @@ constexpr double kFine = 0x1p-50;
 // The lanes that share an eigenvalue, each with one point a round. Few for many eigenvalues, so that a cluster of 16
 // blocks has them all on its way: a round costs the same, whatever it is spent on.
 __device__ __forceinline__ int lanes_of(int m) {
-  constexpr int kWarps = 16 * 9;  // for 576 tokens; 768 and 1024 have more
-  return m <= kWarps ? 32 : m <= 2 * kWarps ? 16 : 8;
+  constexpr int kWarps = kMostCluster * 8;
+  return m <= kWarps ? 32 : m <= 2 * kWarps ? 16 : m <= 4 * kWarps ? 8 : 4;
 }
 
 // ritz [m]: the eigenvalues' intervals of width at most `to`, their middles, descending, in every block; seen after
 // the next cluster_sync. refines: from the middles to kCoarse, which have been seen. Each value depends on T alone,
 // whatever the cluster's size.
-__device__ __forceinline__ void send_ritz_values(Team team, const Shared& s, int m,
-                                                 double to, bool refines = false) {
+__device__ __forceinline__ void send_ritz_values(Team team, const Shared& s, int m, double to,
+                                                 bool refines = false) {
   forget_derived(team);
   const int lanes = lanes_of(m), together = 32 / lanes;
   const int own = team.lane / lanes, point = team.lane % lanes + 1;

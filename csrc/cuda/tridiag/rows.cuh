@@ -11,7 +11,7 @@ struct Remainder {
   double trace, square;
 };
 
-constexpr int kRowsAtOnce = 2;     // rows in shared memory that a warp takes together, sharing loads
+constexpr int kRowsAtOnce = 2;  // rows in shared memory that a warp takes together, sharing loads
 constexpr int kColumnsAtOnce = 6;  // times 32 columns of rows in registers, without a branch
 
 template <int kColumns>
@@ -69,25 +69,24 @@ struct Rows {
   // Sends the products of the rows with q, whose entries before m are zero.
   __device__ __forceinline__ void multiply(const Team& team, const Shared& s, int m,
                                            const Exchange<float>& exchange, const float* q) const {
-    float product[kHeld] = {};
+    const Left left = pairs_left(team, s, m);
+    float product[kHeld] = {}, x[kColumns];
 #pragma unroll
     for (int c = 0; c < kColumns; ++c) {
-      const float x = q[32 * c + team.lane];
-#pragma unroll
-      for (int slot = 0; slot < kHeld; ++slot) {
-        product[slot] += a[slot][c] * x;
-      }
+      x[c] = q[32 * c + team.lane];
     }
 #pragma unroll
     for (int slot = 0; slot < kHeld; ++slot) {
-      product[slot] = warp_sum(product[slot]);
-    }
+      if (left.pair[slot / 2]) {
 #pragma unroll
-    for (int slot = 0; slot < kHeld; slot += 2) {
-      if (is_left(team, s, m, slot)) {
-        send_slots(team, exchange, slot, Pair<float>{product[slot], product[slot + 1]});
+        for (int c = 0; c < kColumns; ++c) {
+          product[slot] += a[slot][c] * x[c];
+        }
       }
     }
+    sum_slots(left, product, [&](int slot, float one, float other) {
+      send_slots(team, exchange, slot, Pair<float>{one, other});
+    });
 #pragma unroll 1
     for (int slot = max(first_slot(team, m), kHeld); slot < slot_count(team, s.n); slot += 2) {
       float one = 0, other = 0;
@@ -134,18 +133,52 @@ struct Rows {
     return s.rows + ((slot - kHeld) * team.warps + team.warp) * 32 * kColumns;
   }
 
-  // Whether the slot's group has rows from `first` on.
-  __device__ __forceinline__ static bool is_left(const Team& team, const Shared& s, int first,
-                                                 int slot) {
-    const int group = group_of_slot(team, slot);
-    return group >= first / 32 && group < group_count(s.n);
+  // Which pairs of slots in registers are left.
+  struct Left {
+    bool pair[kHeld / 2];
+  };
+
+  __device__ __forceinline__ static Left pairs_left(const Team& team, const Shared& s, int first) {
+    Left left;
+#pragma unroll
+    for (int slot = 0; slot < kHeld; slot += 2) {
+      const int group = group_of_slot(team, slot);
+      left.pair[slot / 2] = group >= first / 32 && group < group_count(s.n);
+    }
+    return left;
+  }
+
+  // Sums numbers of the slots that are left over the warp, and calls send(slot, its sum and the next one's). Four at a
+  // time: their sums wait for each other's shuffles.
+  template <class F>
+  __device__ __forceinline__ static void sum_slots(const Left& left, float (&number)[kHeld],
+                                                   F&& send) {
+#pragma unroll
+    for (int begin = 0; begin < kHeld; begin += 4) {
+      const int end = min(begin + 4, kHeld);
+      if (!left.pair[begin / 2] && !left.pair[end / 2 - 1]) {
+        continue;
+      }
+#pragma unroll
+      for (int slot = begin; slot < end; ++slot) {
+        number[slot] = warp_sum(number[slot]);
+      }
+#pragma unroll
+      for (int slot = begin; slot < end; slot += 2) {
+        if (left.pair[slot / 2]) {
+          send(slot, number[slot], number[slot + 1]);
+        }
+      }
+    }
   }
 
   __device__ __forceinline__ void sweep_held(const Team& team, const Shared& s, int first) {
+    const Left left = pairs_left(team, s, first);
     float v_row[kHeld], w_row[kHeld], product[kHeld] = {}, entry[kHeld] = {};
 #pragma unroll
     for (int slot = 0; slot < kHeld; ++slot) {
-      const int row = min(row_of_slot(team, slot), 32 * kColumns - 1);
+      const int row =
+          min(row_of_slot(team, slot), 32 * kColumns - 1);  // of a slot without a row, any
       v_row[slot] = s.v[row];
       w_row[slot] = s.w[row];
     }
@@ -155,37 +188,43 @@ struct Rows {
       if (32 * end <= first) {
         continue;
       }
+      float v[kColumnsAtOnce], w[kColumnsAtOnce], x[kColumnsAtOnce];
 #pragma unroll
       for (int q = begin; q < end; ++q) {
-        const int j = 32 * q + team.lane;
-        const float v = s.v[j], w = s.w[j], x = s.next_v[j];
-#pragma unroll
-        for (int slot = 0; slot < kHeld; ++slot) {
-          a[slot][q] = tridiag::updated(a[slot][q], v_row[slot], w_row[slot], v, w);
-          product[slot] += a[slot][q] * x;
-        }
+        v[q - begin] = s.v[32 * q + team.lane];
+        w[q - begin] = s.w[32 * q + team.lane];
+        x[q - begin] = s.next_v[32 * q + team.lane];
       }
-      if (first >= 32 * begin) {
 #pragma unroll
-        for (int slot = 0; slot < kHeld; ++slot) {
+      for (int pair = 0; pair < kHeld / 2; ++pair) {
+        if (!left.pair[pair]) {
+          continue;
+        }
+#pragma unroll
+        for (int q = begin; q < end; ++q) {
+#pragma unroll
+          for (int slot = 2 * pair; slot < 2 * pair + 2; ++slot) {
+            a[slot][q] =
+                tridiag::updated(a[slot][q], v_row[slot], w_row[slot], v[q - begin], w[q - begin]);
+            product[slot] += a[slot][q] * x[q - begin];
+          }
+        }
+        if (first >= 32 * begin) {
 #pragma unroll
           for (int q = begin; q < end; ++q) {
-            entry[slot] = 32 * q <= first ? a[slot][q] : entry[slot];
+#pragma unroll
+            for (int slot = 2 * pair; slot < 2 * pair + 2; ++slot) {
+              entry[slot] = 32 * q <= first ? a[slot][q] : entry[slot];
+            }
           }
         }
       }
     }
-    RowResult result[kHeld];
-#pragma unroll
-    for (int slot = 0; slot < kHeld; ++slot) {
-      result[slot] = {warp_sum(product[slot]), __shfl_sync(kAllLanes, entry[slot], first % 32)};
-    }
-#pragma unroll
-    for (int slot = 0; slot < kHeld; slot += 2) {
-      if (is_left(team, s, first, slot)) {
-        send_slots(team, s.steps, slot, Pair<RowResult>{result[slot], result[slot + 1]});
-      }
-    }
+    sum_slots(left, product, [&](int slot, float one, float other) {
+      const float own = __shfl_sync(kAllLanes, entry[slot], first % 32);
+      const float next = __shfl_sync(kAllLanes, entry[slot + 1], first % 32);
+      send_slots(team, s.steps, slot, Pair<RowResult>{{one, own}, {other, next}});
+    });
   }
 
   // Two slots in shared memory.

@@ -11,7 +11,8 @@ namespace svdprune::cuda {
 
 constexpr int kMostTokens = 1024;  // that fit on chip, with rows dealt to 16 blocks
 constexpr int kStaged = 32;        // reflectors on the way back that there is room for
-constexpr size_t kVectorBytes = 168 * 1024;  // for vectors of T that are made at the same time, at most
+constexpr size_t kVectorBytes =
+    168 * 1024;  // for vectors of T that are made at the same time, at most
 
 // A row's product y_i, and its entry of the next column.
 struct alignas(8) RowResult {
@@ -36,8 +37,8 @@ struct Probing {
 // What `carve` deals out before the work memory.
 SVDPRUNE_HOST_DEVICE constexpr size_t bytes_before_work(int capacity) {
   const size_t doubles = 4 * capacity + capacity / 2 + 2 + 2 * kMostWarps + 3 * kMostCluster;
-  return sizeof(float) * 3 * capacity + sizeof(RowResult) * 2 * capacity + sizeof(double) * doubles +
-         sizeof(Arrivals) * 4 + sizeof(Problem) + sizeof(Probing);
+  return sizeof(float) * 3 * capacity + sizeof(RowResult) * 2 * capacity +
+         sizeof(double) * doubles + sizeof(Arrivals) * 4 + sizeof(Problem) + sizeof(Probing);
 }
 
 // How much of it an image of n tokens takes, in the kernel for up to 32 `columns` tokens.
@@ -53,9 +54,9 @@ struct SharedSizes {
     const size_t vectors = kVectorBytes / vector < warps ? kVectorBytes / vector : warps;
     // After the reduction there are vectors of n rows, the tokens' partial scores, or reflectors on the way back.
     work_bytes = sizeof(float) * kMostTokens;
-    for (const size_t bytes :
-         {sizeof(float) * capacity * rows, vector * vectors,
-          sizeof(double) * warps * ((n + blocks - 1) / blocks), sizeof(float) * capacity * kStaged}) {
+    for (const size_t bytes : {sizeof(float) * capacity * rows, vector * vectors,
+                               sizeof(double) * warps * ((n + blocks - 1) / blocks),
+                               sizeof(float) * capacity * kStaged}) {
       work_bytes = bytes > work_bytes ? bytes : work_bytes;
     }
     work_bytes = (work_bytes + 15) / 16 * 16;
@@ -79,8 +80,9 @@ struct Exchange {
 // registers.
 struct Shared {
   int n;
-  float *v, *next_v, *w;  // [capacity], zero from n on: the pending reflector and its w, and the next reflector
-  Problem* problem;       // here, as registers are short
+  float *v, *next_v,
+      *w;  // [capacity], zero from n on: the pending reflector and its w, and the next reflector
+  Problem* problem;  // here, as registers are short
   Probing* probing;
   Exchange<RowResult> steps;
   Exchange<float> probe;        // whose results are put elsewhere, each time it begins

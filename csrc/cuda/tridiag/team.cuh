@@ -21,14 +21,9 @@ struct Team {
 // threads: of a block. A number that the compiler knows makes one pass of many a loop.
 __device__ __forceinline__ Team this_team(int threads) {
   const int thread = threadIdx.x, size = static_cast<int>(cluster_size());
-  return {thread,
-          threads,
-          thread % 32,
-          thread / 32,
-          threads / 32,
-          static_cast<int>(cluster_rank()),
-          size,
-          __popc(size - 1)};
+  return {thread,      threads,         thread % 32,
+          thread / 32, threads / 32,    static_cast<int>(cluster_rank()),
+          size,        __popc(size - 1)};
 }
 
 // Lets the compiler compute anew what it has derived from them: it would keep all of that in registers, of which the
