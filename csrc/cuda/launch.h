@@ -97,7 +97,8 @@ struct EigSelectShape {
   size_t shared_bytes;
 };
 
-// With that many blocks and threads; `blocks` becomes 0 where N is too large for the kernel.
+// With that many blocks, a power of two, and at most that many threads, which on a device are not fewer than the kernel
+// is compiled for; `blocks` becomes 0 where N is too large for it.
 EigSelectShape eig_select_shape(int64_t tokens, int blocks, int threads);
 
 // What suits the current device. Asks the driver, waits for nothing.
