@@ -5,6 +5,7 @@
 
 #include "cluster.cuh"
 #include "pivot.h"
+#include "warp.cuh"
 
 #include <algorithm>
 #include <limits>
@@ -15,7 +16,6 @@ namespace {
 
 constexpr int kMostWarps = 24;  // with 80 registers a thread
 constexpr int kPicked = -1;     // in place of what is left of a token
-constexpr unsigned kWarp = ~0u;
 
 // Numbers in the order of what is left: 0 for a picked token, then 1 for one that is explained.
 __device__ uint64_t key_of(double left) {
@@ -28,8 +28,8 @@ __device__ double left_of(uint64_t key) {
 
 __device__ uint64_t warp_max(uint64_t own) {
   const auto high = static_cast<unsigned>(own >> 32);
-  const unsigned most = __reduce_max_sync(kWarp, high);
-  const unsigned low = __reduce_max_sync(kWarp, high == most ? static_cast<unsigned>(own) : 0u);
+  const unsigned most = __reduce_max_sync(kAllLanes, high);
+  const unsigned low = __reduce_max_sync(kAllLanes, high == most ? static_cast<unsigned>(own) : 0u);
   return uint64_t{most} << 32 | low;
 }
 
@@ -49,29 +49,20 @@ struct Residual {
   double* far;     // [picks, n]: w of each pick from `held` on
 };
 
-__host__ __device__ constexpr int64_t chunks_of(int64_t tokens) {
-  return (tokens + 31) / 32;
-}
-
-// Numbers of an image but for the rows w: even, so that those are aligned.
-__host__ __device__ constexpr int64_t numbers_of(int64_t tokens) {
-  return (3 * tokens + 2 * chunks_of(tokens) + 1) / 2 * 2;
-}
-
 template <class T>
 __device__ Residual<T> residual_of(const Images& x, const Pivot<T>& a, int64_t b) {
   Residual<T> r;
   r.n = static_cast<int>(length_of(x, b));
-  r.chunks = static_cast<int>(chunks_of(r.n));
+  r.chunks = static_cast<int>(pivot_chunks(r.n));
   r.stride = static_cast<int>(x.tokens);
   r.gram = a.gram + b * x.tokens * x.tokens;
   auto* const chip = reinterpret_cast<double*>(dynamic_shared());
-  const int64_t room = a.on_chip - numbers_of(r.n);
-  r.left = room >= 0 ? chip : a.left + numbers_of(x.tokens) * b;
+  const int64_t room = a.on_chip - pivot_numbers(r.n);
+  r.left = room >= 0 ? chip : a.left + pivot_numbers(x.tokens) * b;
   r.least = r.left + 2 * r.n;
   r.most = reinterpret_cast<uint64_t*>(r.least + r.n);
   r.held = room > 0 ? 2 * (static_cast<int>(room) / max(2 * r.n, 1)) : 0;
-  r.near = reinterpret_cast<double2*>(chip + numbers_of(r.n));
+  r.near = reinterpret_cast<double2*>(chip + pivot_numbers(r.n));
   r.far = a.rows + first_kept(a.budget, b) * x.tokens;
   return r;
 }
@@ -116,10 +107,7 @@ __device__ double sum_of_tokens(int n, F&& f) {
   for (int i = threadIdx.x % 32; i < n; i += 32) {
     sum += f(i);
   }
-  for (int lanes = 16; lanes > 0; lanes /= 2) {
-    sum += __shfl_xor_sync(kWarp, sum, lanes);
-  }
-  return sum;
+  return warp_sum(sum);
 }
 
 struct Choice {
@@ -143,7 +131,7 @@ __device__ Choice choose(const Residual<T>& r, int turn) {
   unsigned chunks = 0;
   for (;; begin += 32) {
     const int chunk = begin + lane;
-    chunks = __ballot_sync(kWarp, chunk < r.chunks && chunk_most[chunk] >= equal);
+    chunks = __ballot_sync(kAllLanes, chunk < r.chunks && chunk_most[chunk] >= equal);
     if (chunks != 0) {
       break;
     }
@@ -151,9 +139,9 @@ __device__ Choice choose(const Residual<T>& r, int turn) {
   const int first = 32 * (begin + __ffs(static_cast<int>(chunks)) - 1);
   const int i = first + lane;
   const double left = i < r.n ? r.left[turn * r.n + i] : kPicked;
-  const unsigned tokens = __ballot_sync(kWarp, key_of(left) >= equal);
+  const unsigned tokens = __ballot_sync(kAllLanes, key_of(left) >= equal);
   const int chosen = __ffs(static_cast<int>(tokens)) - 1;
-  return {first + chosen, __shfl_sync(kWarp, left, chosen)};
+  return {first + chosen, __shfl_sync(kAllLanes, left, chosen)};
 }
 
 // The sum over the picks before of w[p] w[i], those with even numbers and those with odd ones apart.
@@ -288,16 +276,12 @@ int64_t pivot_on_chip(const Images& x, const Budget& budget) {
   }
   const int64_t places = std::min(budget.cu_keep ? budget.total_keep : budget.keep, x.tokens);
   const int64_t room = limit / static_cast<int64_t>(sizeof(double));
-  return std::min(room, numbers_of(x.tokens) + (places + 1) / 2 * 2 * x.tokens);
-}
-
-int64_t pivot_numbers(int64_t tokens) {
-  return numbers_of(tokens);
+  return std::min(room, pivot_numbers(x.tokens) + (places + 1) / 2 * 2 * x.tokens);
 }
 
 template <class T>
 void launch_pivot(const Images& x, const Pivot<T>& arguments, cudaStream_t stream) {
-  const auto warps = std::clamp<int64_t>(chunks_of(x.tokens), 1, kMostWarps);
+  const auto warps = std::clamp<int64_t>(pivot_chunks(x.tokens), 1, kMostWarps);
   launch_clusters("pivot_kernel", pivot_kernel<T>, dim3(static_cast<unsigned>(x.images)),
                   dim3(static_cast<unsigned>(32 * warps)), {1, arguments.on_chip * sizeof(double)},
                   stream, x, arguments);

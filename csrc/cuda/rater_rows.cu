@@ -12,6 +12,7 @@
 // zeros; NaN stays in its row.
 
 #include "rater_tile.cuh"
+#include "warp.cuh"
 
 #include <limits>
 
@@ -131,9 +132,7 @@ __global__ void __launch_bounds__(kThreads)
         mass += share;
       });
     }
-    for (int lanes = 16; lanes > 0; lanes /= 2) {
-      mass += __shfl_xor_sync(~0u, mass, lanes);
-    }
+    mass = warp_sum(mass);
     if (threadIdx.x % 32 == 0) {
       static_cast<T*>(call.masses)[(b * args.heads + head) * gridDim.x + blockIdx.x] = mass;
     }

@@ -37,7 +37,7 @@ __device__ __forceinline__ int rows_each(const Team& team) {
 }
 
 // Groups of an image of n tokens. Rows from n on are zero.
-__device__ __forceinline__ int group_count(int n) {
+SVDPRUNE_HOST_DEVICE constexpr int group_count(int n) {
   return (n + 31) / 32;
 }
 

@@ -14,7 +14,7 @@ constexpr double kFine = 0x1p-50;
 // The lanes that share an eigenvalue, each with one point a round. Few for many eigenvalues, so that a cluster of 16
 // blocks has them all on its way: a round costs the same, whatever it is spent on.
 __device__ __forceinline__ int lanes_of(int m) {
-  constexpr int kWarps = kMostCluster * 8;
+  constexpr int kWarps = kMostCluster * threads_of(kMostTokens / 32) / 32;
   return m <= kWarps ? 32 : m <= 2 * kWarps ? 16 : m <= 4 * kWarps ? 8 : 4;
 }
 

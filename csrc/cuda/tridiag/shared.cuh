@@ -9,10 +9,9 @@
 
 namespace svdprune::cuda {
 
-constexpr int kMostTokens = 1024;  // that fit on chip, with rows dealt to 16 blocks
-constexpr int kStaged = 32;        // reflectors on the way back that there is room for
-constexpr size_t kVectorBytes =
-    168 * 1024;  // for vectors of T that are made at the same time, at most
+constexpr int kMostTokens = 1024;            // that fit on chip, with rows dealt to 16 blocks
+constexpr int kStaged = 32;                  // reflectors on the way back that there is room for
+constexpr size_t kVectorBytes = 168 * 1024;  // at most, for vectors of T that are made together
 
 // A row's product y_i, and its entry of the next column.
 struct alignas(8) RowResult {
@@ -47,13 +46,12 @@ struct SharedSizes {
   size_t work_bytes;  // a block's rows that are not in registers, and what comes after them
 
   SharedSizes(int columns, int n, int blocks, int warps) : capacity(32 * columns) {
-    const int groups = (n + 31) / 32;
-    const int slots = (groups + warps - 1) / warps * (32 / blocks);
+    const int slots = (group_count(n) + warps - 1) / warps * (32 / blocks);  // of a warp, at most
     const size_t rows = slots > held_slots(columns) ? (slots - held_slots(columns)) * warps : 0;
     const size_t vector = sizeof(double) * 2 * (n + 1);
     const size_t vectors = kVectorBytes / vector < warps ? kVectorBytes / vector : warps;
     // After the reduction there are vectors of n rows, the tokens' partial scores, or reflectors on the way back.
-    work_bytes = sizeof(float) * kMostTokens;
+    work_bytes = 0;
     for (const size_t bytes : {sizeof(float) * capacity * rows, vector * vectors,
                                sizeof(double) * warps * ((n + blocks - 1) / blocks),
                                sizeof(float) * capacity * kStaged}) {
@@ -80,8 +78,8 @@ struct Exchange {
 // registers.
 struct Shared {
   int n;
-  float *v, *next_v,
-      *w;  // [capacity], zero from n on: the pending reflector and its w, and the next reflector
+  // [capacity], zero from n on: the pending reflector and its w, and the next reflector.
+  float *v, *w, *next_v;
   Problem* problem;  // here, as registers are short
   Probing* probing;
   Exchange<RowResult> steps;

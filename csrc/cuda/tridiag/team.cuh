@@ -3,10 +3,10 @@
 #pragma once
 
 #include "../cluster.cuh"
+#include "../warp.cuh"
 
 namespace svdprune::cuda {
 
-constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kMostCluster = 16;  // blocks
 constexpr int kMostWarps = 16;    // a block's
 
@@ -45,15 +45,6 @@ __device__ __forceinline__ int64_t this_image() {
 #else
   return blockIdx.y;
 #endif
-}
-
-// In every lane the sum over the warp.
-template <class T>
-__device__ __forceinline__ T warp_sum(T value) {
-  for (int apart = 16; apart > 0; apart /= 2) {
-    value += __shfl_xor_sync(kAllLanes, value, apart);
-  }
-  return value;
 }
 
 // In every thread the sum over the block. partial [kMostWarps]: free since the last barrier, zeros
