@@ -24,7 +24,7 @@ namespace svdprune::cuda {
 
 namespace {
 
-constexpr int kThreads = kThreadsKnown ? 32 * kMostWarps : 64;
+constexpr int kThreads = kThreadsKnown ? 32 * kMostWarps : 64;  // at most
 
 struct Solved {
   int rank, steps;
@@ -36,19 +36,24 @@ __device__ __forceinline__ int reduce(Team team, Shared& s, float scale) {
   Rows<kColumns> rows;
   rows.load(team, s, scale);
   first_column<kColumns>(team, s, scale);
-  for (int m = 0; m < s.n;) {
-    const int check = tridiag::next_check(m, s.n, s.problem->rank);
-    for (const int end = check > 0 ? check : s.n; m < end; ++m) {
-      forget_derived(team);
-      if (m > 0) {
-        next_column<kColumns>(team, s, m - 1);
+  int check = tridiag::next_check(0, s.n, s.problem->rank);
+#pragma unroll 1
+  for (int m = 1;; ++m) {
+    forget_derived(team);
+    sweep(team, s, rows, m - 1);
+    if (m == s.n) {
+      break;
+    }
+    if (m == check) {
+      end_round(s.steps);
+      if ((s.problem->rank > 0 || energy_captured(team, s, m)) && certified(team, s, rows, m)) {
+        return m;
       }
-      sweep(team, s, rows, m);
+      check = tridiag::next_check(m, s.n, s.problem->rank);
     }
-    if (m < s.n && (s.problem->rank > 0 || energy_captured(s, m)) && certified(team, s, rows, m)) {
-      return m;
-    }
+    next_column<kColumns>(team, s, m - 1);
   }
+  end_round(s.steps);
   send_ritz_values(team, s, s.n, kFine);
   cluster_sync();
   return s.n;

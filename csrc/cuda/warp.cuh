@@ -16,4 +16,19 @@ __device__ __forceinline__ T warp_sum(T value) {
   return value;
 }
 
+// In lane l the sum over the warp of number[l / 8], in the same order for each: a third of the shuffles of four sums.
+template <class T>
+__device__ __forceinline__ T warp_sum_of_four(int lane, const T (&number)[4]) {
+  const bool upper = lane & 16, odd = lane & 8;
+  T one = upper ? number[2] : number[0], other = upper ? number[3] : number[1];
+  one += __shfl_xor_sync(kAllLanes, upper ? number[0] : number[2], 16);
+  other += __shfl_xor_sync(kAllLanes, upper ? number[1] : number[3], 16);
+  T sum = odd ? other : one;
+  sum += __shfl_xor_sync(kAllLanes, odd ? one : other, 8);
+  for (int apart = 4; apart > 0; apart /= 2) {
+    sum += __shfl_xor_sync(kAllLanes, sum, apart);
+  }
+  return sum;
+}
+
 }  // namespace svdprune::cuda

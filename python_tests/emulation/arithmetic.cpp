@@ -18,33 +18,46 @@ extern "C" {
 // The whole reduction of symmetric a [n, n], row by row as the kernel's blocks do it; diagonal and
 // coupling [n].
 void householder_reduce(int n, float* a, double* diagonal, double* coupling) {
-  std::vector<float> column(n), v(n, 0), w(n, 0), next(n), y(n);
+  std::vector<float> v(n, 0), w(n, 0), next(n), y(n);
+  std::vector<double> column(a, a + n);
+  double tail = 0;
+  for (int i = 2; i < n; ++i) {
+    tail += column[i] * column[i];
+  }
   for (int k = 0; k < n; ++k) {
-    for (int i = k; i < n; ++i) {
-      column[i] = updated(a[i * n + k], v[i], w[i], v[k], w[k]);
-    }
     diagonal[k] = column[k];
-    double tail = 0;
-    for (int i = k + 2; i < n; ++i) {
-      tail += static_cast<double>(column[i]) * column[i];
-    }
     const Reflection h = reflect(k + 1 < n ? column[k + 1] : 0, tail);
     coupling[k] = k + 1 < n ? h.beta : 0;
     for (int i = 0; i < n; ++i) {
-      next[i] = i <= k ? 0 : i == k + 1 ? 1 : column[i] * h.scale;
+      next[i] = i <= k ? 0 : i == k + 1 ? 1 : static_cast<float>(column[i] * h.scale);
     }
-    double dot = 0;
+    double dot = 0, gg = 0, gv = 0, vv = 0;
     for (int i = k + 1; i < n; ++i) {
       y[i] = 0;
       for (int j = k + 1; j < n; ++j) {
         a[i * n + j] = updated(a[i * n + j], v[i], w[i], v[j], w[j]);
         y[i] += a[i * n + j] * next[j];
       }
+      column[i] = a[i * n + k + 1] - h.tau * y[i];
       dot += static_cast<double>(next[i]) * y[i];
+      if (i > k + 2) {
+        gg += column[i] * column[i];
+        gv += column[i] * next[i];
+        vv += static_cast<double>(next[i]) * next[i];
+      }
     }
+    if (k + 1 == n) {
+      break;
+    }
+    const double half = 0.5 * h.tau * h.tau * dot, slope = 2 * half - h.tau * y[k + 1];
+    double square = 0;
     for (int i = k + 1; i < n; ++i) {
-      w[i] = rank2_vector(h.tau, 0.5 * h.tau * h.tau * dot, y[i], next[i]);
+      w[i] = static_cast<float>(h.tau * y[i] - half * next[i]);
+      column[i] += slope * next[i];
+      square += i > k + 2 ? column[i] * column[i] : 0;
     }
+    tail = combined_square(slope, gg, gv, vv);
+    tail = tail < 0 ? square : tail;
     v = next;
   }
 }
@@ -64,7 +77,11 @@ void householder_reflect(int n, const double* x, double* v, double* tau, double*
 }
 
 int sturm_above(int m, const double* diagonal, const double* coupling, double x) {
-  return eigenvalues_above(diagonal, coupling, m, x);
+  std::vector<double> squares(m, 0);
+  for (int i = 1; i < m; ++i) {
+    squares[i] = coupling[i - 1] * coupling[i - 1] + kLeastSquare;
+  }
+  return eigenvalues_above(diagonal, squares.data(), m, x);
 }
 
 // z [m]: the unit eigenvector for x.

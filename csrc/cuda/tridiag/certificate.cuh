@@ -8,24 +8,18 @@
 
 namespace svdprune::cuda {
 
-// This block's part of what remains, to all blocks.
-__device__ __forceinline__ void send_remainder(const Team& team, const Shared& s, Remainder part) {
-  part.trace = block_sum(team, part.trace, s.partial[0]);
-  part.square = block_sum(team, part.square, s.partial[1]);
-  if (team.warp == 0) {
-    tell_all(team, s.trace + team.rank, part.trace);
-    tell_all(team, s.square + team.rank, part.square);
+// T_m's trace, the sum of the Ritz values.
+__device__ __forceinline__ double captured(const Team& team, const Shared& s, int m) {
+  double sum = 0;
+  for (int i = team.lane; i < m; i += 32) {
+    sum += s.diagonal[i];
   }
+  return warp_sum(sum);
 }
 
-// Part (i) as far as it costs nothing: whether the Ritz values, whose sum is T_m's trace, hold the
-// energy.
-__device__ __forceinline__ bool energy_captured(const Shared& s, int m) {
-  double captured = 0;
-  for (int i = 0; i < m; ++i) {
-    captured += s.diagonal[i];
-  }
-  return captured >= s.problem->variance * s.problem->trace;
+// Part (i) as far as it costs nothing.
+__device__ __forceinline__ bool energy_captured(const Team& team, const Shared& s, int m) {
+  return captured(team, s, m) >= s.problem->variance * s.problem->trace;
 }
 
 // By the Ritz values, m + 1 when they do not hold the energy.
@@ -66,11 +60,11 @@ __device__ __forceinline__ double leading_pairs_found(const Team& team, const Sh
 template <int kColumns>
 __device__ __forceinline__ bool lies_below(const Team& team, Shared& s, const Rows<kColumns>& rows,
                                            int m, double limit) {
-  double trace = 0, square = 0;
+  double square = 0;
   for (int block = 0; block < team.size; ++block) {
-    trace += s.trace[block];
-    square += s.square[block];
+    square += s.remainder[block];
   }
+  const double trace = s.problem->trace - captured(team, s, m);
   return largest_eigenvalue_bound(trace, square, s.n - m) < limit ||
          probe_misses(team, s, rows, m, limit);
 }
@@ -79,7 +73,10 @@ __device__ __forceinline__ bool lies_below(const Team& team, Shared& s, const Ro
 template <int kColumns>
 __device__ __forceinline__ bool certified(const Team& team, Shared& s, const Rows<kColumns>& rows,
                                           int m) {
-  send_remainder(team, s, rows.remainder(team, s, m));
+  const double square = block_sum(team, rows.square(team, s, m), s.partial[0]);
+  if (team.warp == 0) {
+    tell_all(team, s.remainder + team.rank, square);  // seen with the Ritz values
+  }
   const double limit = leading_pairs_found(team, s, m);
   return limit > 0 && lies_below(team, s, rows, m, limit);
 }

@@ -36,15 +36,15 @@ __device__ __forceinline__ void begin_round(const Team& team, Exchange<T>& excha
   }
 }
 
-// What an even slot and the next one gave, by a warp, to all blocks.
+// What rows `row` and `row + 1` gave, to all blocks: to block l by lanes l and l + 16, those of them that say so.
 template <class T>
-__device__ __forceinline__ void send_slots(const Team& team, const Exchange<T>& exchange, int slot,
-                                           const Pair<T>& pair) {
-  if (team.lane < team.size) {
-    const unsigned buffer = buffer_of(exchange);
-    auto* const place = reinterpret_cast<Pair<T>*>(exchange.results + buffer * exchange.capacity +
-                                                   place_of_slot(team, slot));
-    send(place, pair, exchange.arrivals + buffer, team.lane);
+__device__ __forceinline__ void send_pair(const Team& team, const Exchange<T>& exchange, int row,
+                                          const Pair<T>& pair, bool sends) {
+  const int block = team.lane % kMostCluster;
+  if (sends && block < team.size) {
+    auto* const place =
+        reinterpret_cast<Pair<T>*>(exchange.results + buffer_of(exchange) * exchange.capacity + row);
+    send(place, pair, exchange.arrivals + buffer_of(exchange), block);
   }
 }
 
@@ -54,7 +54,7 @@ __device__ __forceinline__ void end_round(const Exchange<T>& exchange) {
   await(exchange.arrivals + buffer_of(exchange), (exchange.rounds - 1) / 2);
 }
 
-// What the last round brought: all rows' results, in the order of places, until the round after the next.
+// What the last round brought: all rows' results, until the round after the next.
 template <class T>
 __device__ __forceinline__ const T* latest(const Exchange<T>& exchange) {
   return exchange.results + buffer_of(exchange) * exchange.capacity;

@@ -6,38 +6,36 @@
 
 namespace svdprune::cuda {
 
-// The probe's first vector, of unit length, in q [n]; zeros before m. Returns the squared
-// norm that it had.
+// The probe's first vector, of unit length, in q [n]; zeros before m. Returns the squared norm that it had.
+template <int kColumns>
 __device__ __forceinline__ double fill_probe(const Team& team, const Shared& s, int m, float* q) {
-  double own = 0;
-  for (int i = team.thread; i < s.n; i += team.threads) {
-    q[i] = i >= m ? static_cast<float>(probe_entry(i - m)) : 0;
-    own += static_cast<double>(q[i]) * q[i];
-  }
-  const double square = block_sum(team, own, s.partial[0]);
-  const auto scale = static_cast<float>(1 / sqrt(square));
-  for (int i = team.thread; i < s.n; i += team.threads) {
-    q[i] *= scale;
-  }
+  double square = 0;
+  for_own_rows<kColumns>(team, [&](int, int i) {
+    q[i] = i >= m && i < s.n ? static_cast<float>(probe_entry(i - m)) : 0;
+    square += static_cast<double>(q[i]) * q[i];
+  });
+  square = block_sum(team, square, s.partial[0]);
+  const auto scale = static_cast<float>(tridiag::inverse_root(square));
+  for_own_rows<kColumns>(team, [&](int, int i) { q[i] *= scale; });
   return square;
 }
 
-// True: no eigenvalue of what remains from row and column m on lies above `limit`. No update is pending, so v and w
-// are free, and so is what the next step exchanges.
+// True: no eigenvalue of what remains from row and column m on lies above `limit`. No update is pending, so there is
+// room for two vectors, and for the products in what the next step exchanges.
 template <int kColumns>
 __device__ __forceinline__ bool probe_misses(Team team, Shared& s, const Rows<kColumns>& rows,
                                              int m, double limit) {
   forget_derived(team);
-  float *const q = s.v, *const before = s.w;
   s.probe.results = reinterpret_cast<float*>(free_buffer(s.steps));
-  for (int i = team.thread; i < s.n; i += team.threads) {
-    before[i] = 0;
-  }
-  const double square = fill_probe(team, s, m, q);
+  auto* const q = reinterpret_cast<float*>(s.pending);
+  float* const before = q + s.steps.capacity;
+  float back = 0;
+  for_own_rows<kColumns>(team, [&](int, int i) { before[i] = 0; });
+  const double square = fill_probe<kColumns>(team, s, m, q);
   if (team.thread == 0) {
     *s.probing = {Probe{square, limit}, Probed::kOpen};
   }
-  float back = 0;
+#pragma unroll 1
   for (int step = 0;; ++step) {
     __syncthreads();
     if (step == Probe::kMostSteps || s.probing->found != Probed::kOpen) {
@@ -46,27 +44,26 @@ __device__ __forceinline__ bool probe_misses(Team team, Shared& s, const Rows<kC
     begin_round(team, s.probe, s.n, m);
     rows.multiply(team, s, m, s.probe, q);
     end_round(s.probe);
-    const float* const product = latest(s.probe);
-    double own = 0;
-    for (int i = team.thread; i < s.n; i += team.threads) {
-      own += i >= m ? q[i] * product[place_of_row(team, i)] : 0;
-    }
-    const double alpha = block_sum(team, own, s.partial[0]);
-    const auto along = static_cast<float>(alpha);
-    own = 0;
-    for (int i = team.thread; i < s.n; i += team.threads) {
-      const float next =
-          i >= m ? product[place_of_row(team, i)] - (along * q[i] + back * before[i]) : 0;
-      before[i] = q[i];
-      q[i] = next;
-      own += static_cast<double>(next) * next;
-    }
-    const double beta = sqrt(block_sum(team, own, s.partial[1]));
+    float product[kOwnRows<kColumns>];
+    double along = 0;
+    for_own_rows<kColumns>(team, [&](int own, int i) {
+      product[own] = i >= m && i < s.n ? latest(s.probe)[i] : 0;
+      along += static_cast<double>(q[i]) * product[own];
+    });
+    const double alpha = block_sum(team, along, s.partial[0]);
+    double rest = 0;
+    for_own_rows<kColumns>(team, [&](int own, int i) {
+      product[own] -= static_cast<float>(alpha) * q[i] + back * before[i];
+      rest += static_cast<double>(product[own]) * product[own];
+    });
+    rest = block_sum(team, rest, s.partial[1]);
+    const double inverse = rest > 0 ? tridiag::inverse_root(rest) : 0;
+    const double beta = rest * inverse;
     back = static_cast<float>(beta);
-    const auto inverse = static_cast<float>(1 / beta);
-    for (int i = team.thread; i < s.n; i += team.threads) {
-      q[i] *= inverse;
-    }
+    for_own_rows<kColumns>(team, [&](int own, int i) {
+      before[i] = q[i];
+      q[i] = product[own] * static_cast<float>(inverse);
+    });
     if (team.thread == 0) {
       s.probing->found = s.probing->probe.step(alpha, beta);
     }

@@ -40,7 +40,7 @@ __device__ __forceinline__ void send_ritz_values(Team team, const Shared& s, int
     while (width > to) {
       width /= lanes + 1;
       const double x = low + point * width;
-      const bool above = tridiag::eigenvalues_above(s.diagonal, s.coupling, m, x) > index;
+      const bool above = tridiag::eigenvalues_above(s.diagonal, s.squares, m, x) > index;
       low += __popc(__ballot_sync(kAllLanes, above) & points) * width;
     }
     for (int i = first; i < min(first + together, m); ++i) {

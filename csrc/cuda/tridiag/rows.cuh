@@ -4,41 +4,39 @@
 #include "exchange.cuh"
 #include "householder.h"
 
+#include <type_traits>
+
 namespace svdprune::cuda {
 
-// What remains of the matrix: its trace and squared norm, or a part of them.
-struct Remainder {
-  double trace, square;
-};
-
-constexpr int kRowsAtOnce = 2;  // rows in shared memory that a warp takes together, sharing loads
 constexpr int kColumnsAtOnce = 6;  // times 32 columns of rows in registers, without a branch
 
 template <int kColumns>
 struct Rows {
-  static constexpr int kHeld = held_slots(kColumns);
+  static constexpr int kHeld = held_pairs(kColumns);
 
-  // Lane l has columns l, l + 32, ... of the first kHeld slots. n <= 32 kColumns.
-  float a[kHeld][kColumns];
+  // Lane l has columns l, l + 32, ... of the first kHeld pairs. n <= 32 kColumns. Zero where there is no row.
+  float a[2 * kHeld][kColumns];
 
   // From scale times the image's matrix.
   __device__ __forceinline__ void load(const Team& team, const Shared& s, float scale) {
     const float* const rows = s.problem->gram;
     const int stride = s.problem->stride;
 #pragma unroll 1
-    for (int slot = kHeld; slot < slot_count(team, s.n); ++slot) {
-      const int row = row_of_slot(team, slot);
+    for (int pair = kHeld; pair < pair_count(team, s.n); ++pair) {
+      for (int side = 0; side < 2; ++side) {
+        const int row = row_of_pair(team, pair) + side;
 #pragma unroll 4
-      for (int j = team.lane; j < 32 * group_count(s.n); j += 32) {
-        shared_row(team, s, slot)[j] =
-            row < s.n && j < s.n ? scale * __ldcg(rows + row * stride + j) : 0;
+        for (int j = team.lane; j < 32 * group_count(s.n); j += 32) {
+          shared_row(team, s, pair, side)[j] =
+              row < s.n && j < s.n ? scale * __ldcg(rows + row * stride + j) : 0;
+        }
       }
     }
-    const float* from[kHeld];
-    float factor[kHeld];
+    const float* from[2 * kHeld];
+    float factor[2 * kHeld];
 #pragma unroll
-    for (int slot = 0; slot < kHeld; ++slot) {
-      const int row = row_of_slot(team, slot);
+    for (int slot = 0; slot < 2 * kHeld; ++slot) {
+      const int row = row_of_pair(team, slot / 2) + slot % 2;
       from[slot] = rows + min(row, s.n - 1) * stride + team.lane;
       factor[slot] = row < s.n ? scale : 0;
     }
@@ -46,141 +44,135 @@ struct Rows {
     for (int q = 0; q < kColumns; ++q) {
       const bool exists = 32 * q < s.n - team.lane;
 #pragma unroll
-      for (int slot = 0; slot < kHeld; ++slot) {
+      for (int slot = 0; slot < 2 * kHeld; ++slot) {
         a[slot][q] = exists ? factor[slot] * __ldcg(from[slot] + 32 * q) : 0;
       }
     }
   }
 
   // Applies the pending update to all that is left from row and column `first` on, and sends the products with
-  // next_v and the entries of column `first`.
+  // v and the entries of column `first`.
   __device__ __forceinline__ void sweep(const Team& team, const Shared& s, int first) {
-    if (slot_count(team, s.n) <= first_slot(team, first)) {
-      return;
-    }
-    sweep_held(team, s, first);
-#pragma unroll 1
-    for (int slot = max(first_slot(team, first), kHeld); slot < slot_count(team, s.n);
-         slot += kRowsAtOnce) {
-      sweep_shared(team, s, first, slot);
-    }
+    for_held(team, s.n, first, [&](int pair, auto slots) { sweep_held(team, s, first, pair, slots); });
+    for_shared(team, s.n, first, [&](int pair) { sweep_shared(team, s, first, pair); });
   }
 
   // Sends the products of the rows with q, whose entries before m are zero.
   __device__ __forceinline__ void multiply(const Team& team, const Shared& s, int m,
                                            const Exchange<float>& exchange, const float* q) const {
-    const Left left = pairs_left(team, s, m);
-    float product[kHeld] = {}, x[kColumns];
+    for_held(team, s.n, m, [&](int pair, auto slots) {
+      float product[4] = {};
 #pragma unroll
-    for (int c = 0; c < kColumns; ++c) {
-      x[c] = q[32 * c + team.lane];
-    }
+      for (int c = 0; c < kColumns; ++c) {
+        const float x = q[32 * c + team.lane];
 #pragma unroll
-    for (int slot = 0; slot < kHeld; ++slot) {
-      if (left.pair[slot / 2]) {
-#pragma unroll
-        for (int c = 0; c < kColumns; ++c) {
-          product[slot] += a[slot][c] * x[c];
+        for (int slot = 0; slot < slots; ++slot) {
+          product[slot] += a[2 * pair + slot][c] * x;
         }
       }
-    }
-    sum_slots(left, product, [&](int slot, float one, float other) {
-      send_slots(team, exchange, slot, Pair<float>{one, other});
+      const int own = pair + team.lane / 16;
+      send_pair(team, exchange, row_of_pair(team, own), pair_sums(team, product),
+                is_left(team, own, s.n, m));
     });
-#pragma unroll 1
-    for (int slot = max(first_slot(team, m), kHeld); slot < slot_count(team, s.n); slot += 2) {
+    for_shared(team, s.n, m, [&](int pair) {
       float one = 0, other = 0;
       for (int j = team.lane; j < 32 * group_count(s.n); j += 32) {
-        one += shared_row(team, s, slot)[j] * q[j];
-        other += shared_row(team, s, slot + 1)[j] * q[j];
+        one += shared_row(team, s, pair, 0)[j] * q[j];
+        other += shared_row(team, s, pair, 1)[j] * q[j];
       }
-      send_slots(team, exchange, slot, Pair<float>{warp_sum(one), warp_sum(other)});
-    }
+      send_pair(team, exchange, row_of_pair(team, pair), {warp_sum(one), warp_sum(other)},
+                team.lane < 16);
+    });
   }
 
-  // This thread's part of what remains from row and column m on.
-  __device__ __forceinline__ Remainder remainder(const Team& team, const Shared& s, int m) const {
-    Remainder own{0, 0};
-    const auto add = [&](float entry, bool is_left, bool on_diagonal) {
-      const double value = is_left ? entry : 0;
-      own.square += value * value;
-      own.trace += on_diagonal ? value : 0;
-    };
+  // This thread's part of the squared norm of what remains from row and column m on.
+  __device__ __forceinline__ double square(const Team& team, const Shared& s, int m) const {
+    double sum = 0;
+    for_held(team, s.n, m, [&](int pair, auto slots) {
+      float square[4] = {};
 #pragma unroll
-    for (int q = 0; q < kColumns; ++q) {
-      if (32 * q + 31 < m) {
-        continue;
-      }
-      const bool is_left = 32 * q >= m - team.lane;
+      for (int q = 0; q < kColumns; ++q) {
+        const bool counts = 32 * q >= m - team.lane;
 #pragma unroll
-      for (int slot = 0; slot < kHeld; ++slot) {
-        const int row = row_of_slot(team, slot);
-        add(a[slot][q], is_left && row >= m, 32 * q == row - team.lane);
+        for (int slot = 0; slot < slots; ++slot) {
+          square[slot] += counts ? a[2 * pair + slot][q] * a[2 * pair + slot][q] : 0;
+        }
       }
-    }
-#pragma unroll 1
-    for (int slot = max(first_slot(team, m), kHeld); slot < slot_count(team, s.n); ++slot) {
+#pragma unroll
+      for (int slot = 0; slot < slots; ++slot) {
+        sum += row_of_pair(team, pair + slot / 2) + slot % 2 >= m ? square[slot] : 0;
+      }
+    });
+    for_shared(team, s.n, m, [&](int pair) {
       for (int j = team.lane; j < 32 * group_count(s.n); j += 32) {
-        const int row = row_of_slot(team, slot);
-        add(shared_row(team, s, slot)[j], row >= m && j >= m, row == j);
+        for (int side = 0; side < 2; ++side) {
+          const float entry = shared_row(team, s, pair, side)[j];
+          sum += j >= m && row_of_pair(team, pair) + side >= m ? entry * entry : 0;
+        }
       }
-    }
-    return own;
+    });
+    return sum;
   }
 
  private:
-  __device__ __forceinline__ static float* shared_row(const Team& team, const Shared& s, int slot) {
-    return s.rows + ((slot - kHeld) * team.warps + team.warp) * 32 * kColumns;
+  // Of an even row and the next one.
+  __device__ __forceinline__ static Pair<Pending> pending_pair(const Shared& s, int row) {
+    return *reinterpret_cast<const Pair<Pending>*>(s.pending + row);
   }
 
-  // Which pairs of slots in registers are left.
-  struct Left {
-    bool pair[kHeld / 2];
-  };
-
-  __device__ __forceinline__ static Left pairs_left(const Team& team, const Shared& s, int first) {
-    Left left;
-#pragma unroll
-    for (int slot = 0; slot < kHeld; slot += 2) {
-      const int group = group_of_slot(team, slot);
-      left.pair[slot / 2] = group >= first / 32 && group < group_count(s.n);
-    }
-    return left;
+  __device__ __forceinline__ static float updated(float a, const Pending& row,
+                                                  const Pending& column) {
+    return tridiag::updated(a, row.v, row.w, column.v, column.w);
   }
 
-  // Sums numbers of the slots that are left over the warp, and calls send(slot, its sum and the next one's). Four at a
-  // time: their sums wait for each other's shuffles.
+  __device__ __forceinline__ static float* shared_row(const Team& team, const Shared& s, int pair,
+                                                      int side) {
+    return s.rows + (((pair - kHeld) * team.warps + team.warp) * 2 + side) * 32 * kColumns;
+  }
+
+  // Calls f(pair, slots) for what is left in registers: with 4 slots for a pair and the next one together, which hide
+  // each other's latencies, or with 2.
   template <class F>
-  __device__ __forceinline__ static void sum_slots(const Left& left, float (&number)[kHeld],
-                                                   F&& send) {
+  __device__ __forceinline__ static void for_held(const Team& team, int n, int first, F&& f) {
 #pragma unroll
-    for (int begin = 0; begin < kHeld; begin += 4) {
-      const int end = min(begin + 4, kHeld);
-      if (!left.pair[begin / 2] && !left.pair[end / 2 - 1]) {
-        continue;
-      }
-#pragma unroll
-      for (int slot = begin; slot < end; ++slot) {
-        number[slot] = warp_sum(number[slot]);
-      }
-#pragma unroll
-      for (int slot = begin; slot < end; slot += 2) {
-        if (left.pair[slot / 2]) {
-          send(slot, number[slot], number[slot + 1]);
-        }
+    for (int pair = 0; pair < kHeld; pair += 2) {
+      if (pair + 1 < kHeld && is_left(team, pair + 1, n, first)) {
+        f(pair, std::integral_constant<int, 4>{});
+      } else if (is_left(team, pair, n, first)) {
+        f(pair, std::integral_constant<int, 2>{});
       }
     }
   }
 
-  __device__ __forceinline__ void sweep_held(const Team& team, const Shared& s, int first) {
-    const Left left = pairs_left(team, s, first);
-    float v_row[kHeld], w_row[kHeld], product[kHeld] = {}, entry[kHeld] = {};
+  // Calls f(pair) with each in shared memory that is left.
+  template <class F>
+  __device__ __forceinline__ static void for_shared(const Team& team, int n, int first, F&& f) {
+#pragma unroll 1
+    for (int pair = kHeld; pair < pair_count(team, n); ++pair) {
+      if (is_left(team, pair, n, first)) {
+        f(pair);
+      }
+    }
+  }
+
+  // The sums over the warp of two pairs' numbers: in lanes 0 to 15 those of the first, in the others of the second.
+  __device__ __forceinline__ static Pair<float> pair_sums(const Team& team,
+                                                          const float (&number)[4]) {
+    const float own = warp_sum_of_four(team.lane, number);
+    const float other = __shfl_xor_sync(kAllLanes, own, 8);
+    return team.lane & 8 ? Pair<float>{other, own} : Pair<float>{own, other};
+  }
+
+  template <class Slots>
+  __device__ __forceinline__ void sweep_held(const Team& team, const Shared& s, int first, int pair,
+                                             Slots slots) {
+    float product[4] = {}, entry[4] = {};
+    Pending own[slots];
 #pragma unroll
-    for (int slot = 0; slot < kHeld; ++slot) {
-      const int row =
-          min(row_of_slot(team, slot), 32 * kColumns - 1);  // of a slot without a row, any
-      v_row[slot] = s.v[row];
-      w_row[slot] = s.w[row];
+    for (int slot = 0; slot < slots; slot += 2) {
+      const auto both = pending_pair(s, row_of_pair(team, pair + slot / 2));
+      own[slot] = both.first;
+      own[slot + 1] = both.second;
     }
 #pragma unroll
     for (int begin = 0; begin < kColumns; begin += kColumnsAtOnce) {
@@ -188,78 +180,69 @@ struct Rows {
       if (32 * end <= first) {
         continue;
       }
-      float v[kColumnsAtOnce], w[kColumnsAtOnce], x[kColumnsAtOnce];
 #pragma unroll
       for (int q = begin; q < end; ++q) {
-        v[q - begin] = s.v[32 * q + team.lane];
-        w[q - begin] = s.w[32 * q + team.lane];
-        x[q - begin] = s.next_v[32 * q + team.lane];
-      }
+        const Pending other = s.pending[32 * q + team.lane];
+        const float x = s.v[32 * q + team.lane];
 #pragma unroll
-      for (int pair = 0; pair < kHeld / 2; ++pair) {
-        if (!left.pair[pair]) {
-          continue;
+        for (int slot = 0; slot < slots; ++slot) {
+          float& value = a[2 * pair + slot][q];
+          value = updated(value, own[slot], other);
+          product[slot] += value * x;
         }
+      }
+      if (first >= 32 * begin) {
 #pragma unroll
         for (int q = begin; q < end; ++q) {
 #pragma unroll
-          for (int slot = 2 * pair; slot < 2 * pair + 2; ++slot) {
-            a[slot][q] =
-                tridiag::updated(a[slot][q], v_row[slot], w_row[slot], v[q - begin], w[q - begin]);
-            product[slot] += a[slot][q] * x[q - begin];
-          }
-        }
-        if (first >= 32 * begin) {
-#pragma unroll
-          for (int q = begin; q < end; ++q) {
-#pragma unroll
-            for (int slot = 2 * pair; slot < 2 * pair + 2; ++slot) {
-              entry[slot] = 32 * q <= first ? a[slot][q] : entry[slot];
-            }
+          for (int slot = 0; slot < slots; ++slot) {
+            entry[slot] = 32 * q <= first ? a[2 * pair + slot][q] : entry[slot];
           }
         }
       }
     }
-    sum_slots(left, product, [&](int slot, float one, float other) {
-      const float own = __shfl_sync(kAllLanes, entry[slot], first % 32);
-      const float next = __shfl_sync(kAllLanes, entry[slot + 1], first % 32);
-      send_slots(team, s.steps, slot, Pair<RowResult>{{one, own}, {other, next}});
-    });
+#pragma unroll
+    for (int slot = 0; slot < slots; ++slot) {
+      entry[slot] = __shfl_sync(kAllLanes, entry[slot], first % 32);
+    }
+    const Pair<float> products = pair_sums(team, product);
+    const bool second = team.lane & 16;
+    const int sent = pair + second;
+    send_pair(team, s.steps, row_of_pair(team, sent),
+              Pair<RowResult>{{products.first, second ? entry[2] : entry[0]},
+                              {products.second, second ? entry[3] : entry[1]}},
+              is_left(team, sent, s.n, first));
   }
 
-  // Two slots in shared memory.
   __device__ __forceinline__ static void sweep_shared(const Team& team, const Shared& s, int first,
-                                                      int slot) {
-    float v_row[kRowsAtOnce], w_row[kRowsAtOnce], product[kRowsAtOnce] = {};
-#pragma unroll
-    for (int r = 0; r < kRowsAtOnce; ++r) {
-      v_row[r] = s.v[row_of_slot(team, slot + r)];
-      w_row[r] = s.w[row_of_slot(team, slot + r)];
-    }
+                                                      int pair) {
+    const int row = row_of_pair(team, pair);
+    const auto own = pending_pair(s, row);
+    float product[2] = {};
     for (int j = (first & ~3) + 4 * team.lane; j < 32 * group_count(s.n); j += 128) {
-      const float4 v = *reinterpret_cast<const float4*>(s.v + j);
-      const float4 w = *reinterpret_cast<const float4*>(s.w + j);
-      const float4 x = *reinterpret_cast<const float4*>(s.next_v + j);
+      const auto two = pending_pair(s, j), more = pending_pair(s, j + 2);
+      const float4 x = *reinterpret_cast<const float4*>(s.v + j);
 #pragma unroll
-      for (int r = 0; r < kRowsAtOnce; ++r) {
-        auto* const place = reinterpret_cast<float4*>(shared_row(team, s, slot + r) + j);
+      for (int side = 0; side < 2; ++side) {
+        const Pending mine = side == 0 ? own.first : own.second;
+        auto* const place = reinterpret_cast<float4*>(shared_row(team, s, pair, side) + j);
         float4 a = *place;
-        a.x = tridiag::updated(a.x, v_row[r], w_row[r], v.x, w.x);
-        a.y = tridiag::updated(a.y, v_row[r], w_row[r], v.y, w.y);
-        a.z = tridiag::updated(a.z, v_row[r], w_row[r], v.z, w.z);
-        a.w = tridiag::updated(a.w, v_row[r], w_row[r], v.w, w.w);
+        a.x = updated(a.x, mine, two.first);
+        a.y = updated(a.y, mine, two.second);
+        a.z = updated(a.z, mine, more.first);
+        a.w = updated(a.w, mine, more.second);
         *place = a;
-        product[r] += (a.x * x.x + a.y * x.y) + (a.z * x.z + a.w * x.w);
+        product[side] += (a.x * x.x + a.y * x.y) + (a.z * x.z + a.w * x.w);
       }
     }
     const float one = warp_sum(product[0]), other = warp_sum(product[1]);
     __syncwarp();
-    Pair<RowResult> pair{{one, 0}, {other, 0}};
+    Pair<RowResult> results{{one, 0}, {other, 0}};
     if (first < s.n) {
-      pair.first.column = shared_row(team, s, slot)[first];
-      pair.second.column = shared_row(team, s, slot + 1)[first];
+      results.first.column = shared_row(team, s, pair, 0)[first];
+      results.second.column = shared_row(team, s, pair, 1)[first];
     }
-    send_slots(team, s.steps, slot, pair);
+    send_pair(team, s.steps, row, results, team.lane < 16);
   }
 };
 

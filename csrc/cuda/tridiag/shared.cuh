@@ -18,6 +18,11 @@ struct alignas(8) RowResult {
   float product, column;
 };
 
+// A row's entries of the update A -= v w^T + w v^T.
+struct alignas(8) Pending {
+  float v, w;
+};
+
 // An image's matrix, and what is asked of it: as many directions as hold `variance` of `trace`, or as many as `rank`,
 // if it is not 0.
 struct Problem {
@@ -35,8 +40,8 @@ struct Probing {
 
 // What `carve` deals out before the work memory.
 SVDPRUNE_HOST_DEVICE constexpr size_t bytes_before_work(int capacity) {
-  const size_t doubles = 4 * capacity + capacity / 2 + 2 + 2 * kMostWarps + 3 * kMostCluster;
-  return sizeof(float) * 3 * capacity + sizeof(RowResult) * 2 * capacity +
+  const size_t doubles = 5 * capacity + capacity / 2 + 2 + 6 * kMostWarps + 2 * kMostCluster;
+  return sizeof(float) * capacity + (sizeof(Pending) + 2 * sizeof(RowResult)) * capacity +
          sizeof(double) * doubles + sizeof(Arrivals) * 4 + sizeof(Problem) + sizeof(Probing);
 }
 
@@ -46,8 +51,8 @@ struct SharedSizes {
   size_t work_bytes;  // a block's rows that are not in registers, and what comes after them
 
   SharedSizes(int columns, int n, int blocks, int warps) : capacity(32 * columns) {
-    const int slots = (group_count(n) + warps - 1) / warps * (32 / blocks);  // of a warp, at most
-    const size_t rows = slots > held_slots(columns) ? (slots - held_slots(columns)) * warps : 0;
+    const int pairs = (group_count(n) + warps - 1) / warps * (16 / blocks);  // of a warp, at most
+    const size_t rows = pairs > held_pairs(columns) ? 2 * (pairs - held_pairs(columns)) * warps : 0;
     const size_t vector = sizeof(double) * 2 * (n + 1);
     const size_t vectors = kVectorBytes / vector < warps ? kVectorBytes / vector : warps;
     // After the reduction there are vectors of n rows, the tokens' partial scores, or reflectors on the way back.
@@ -68,7 +73,7 @@ struct SharedSizes {
 // Two buffers that take turns with what each round brings from all blocks, see Note [one exchange a step].
 template <class T>
 struct Exchange {
-  T* results;  // [2, capacity]: what each row gave, in the order of places
+  T* results;  // [2, capacity]: what each row gave
   int capacity;
   Arrivals* arrivals;  // [2]
   unsigned rounds;     // that have begun
@@ -78,19 +83,21 @@ struct Exchange {
 // registers.
 struct Shared {
   int n;
-  // [capacity], zero from n on: the pending reflector and its w, and the next reflector.
-  float *v, *w, *next_v;
+  Pending* pending;  // [capacity], zero from n on: of the update that the next sweep applies
+  float* v;          // [capacity], zero from n on: the newest reflector
   Problem* problem;  // here, as registers are short
   Probing* probing;
   Exchange<RowResult> steps;
   Exchange<float> probe;        // whose results are put elsewhere, each time it begins
   double *diagonal, *coupling;  // [n]: T; coupling[k] joins k and k + 1
+  double* squares;              // [n]: squares[k + 1] of coupling[k], for Sturm counts
   double* tau;                  // [n]: of the reflectors
   double* ritz;                 // [n], descending
   double* residual;             // [n / 2 + 1]
   double* partial[2];           // [kMostWarps] each, for block_sum
-  double *trace, *square;       // [C] each: of the blocks' parts of the remainder
+  double* sums;                 // [4, kMostWarps], for block_sums
   double* word;                 // [C]
+  double* remainder;            // [C]: of the blocks' parts of it, the squared norm
   float* rows;                  // [.., capacity]: those that are not in registers
   unsigned char* work;          // their memory, once the matrix is done with
 };
@@ -114,22 +121,21 @@ __device__ __forceinline__ Shared carve(const Team& team, int n) {
   constexpr int kCapacity = 32 * kColumns;
   Shared s;
   s.n = n;
-  float* const vectors = reinterpret_cast<float*>(take(sizeof(float) * 3 * kCapacity));
-  s.v = vectors;
-  s.next_v = vectors + kCapacity;
-  s.w = vectors + 2 * kCapacity;
+  s.pending = reinterpret_cast<Pending*>(take(sizeof(Pending) * kCapacity));
+  s.v = reinterpret_cast<float*>(take(sizeof(float) * kCapacity));
   s.steps.results = reinterpret_cast<RowResult*>(take(2 * sizeof(RowResult) * kCapacity));
   s.steps.capacity = s.probe.capacity = kCapacity;
   s.partial[0] = doubles(kMostWarps);
   s.partial[1] = doubles(kMostWarps);
+  s.sums = doubles(4 * kMostWarps);
   s.diagonal = doubles(kCapacity);
   s.coupling = doubles(kCapacity);
+  s.squares = doubles(kCapacity);
   s.tau = doubles(kCapacity);
   s.ritz = doubles(kCapacity);
   s.residual = doubles(kCapacity / 2 + 2);
-  s.trace = doubles(kMostCluster);
-  s.square = doubles(kMostCluster);
   s.word = doubles(kMostCluster);
+  s.remainder = doubles(kMostCluster);
   s.steps.arrivals = arrivals();
   s.probe.arrivals = arrivals();
   s.steps.rounds = s.probe.rounds = 0;
@@ -137,10 +143,11 @@ __device__ __forceinline__ Shared carve(const Team& team, int n) {
   s.probing = reinterpret_cast<Probing*>(take(sizeof(Probing)));
   s.work = at;
   s.rows = reinterpret_cast<float*>(s.work);
-  for (int i = team.thread; i < kMostWarps; i += team.threads) {
-    s.partial[0][i] = s.partial[1][i] = 0;
+  for (int i = team.thread; i < 6 * kMostWarps; i += team.threads) {
+    s.partial[0][i] = 0;  // and what lies behind it
   }
   if (team.thread == 0) {
+    s.squares[0] = 0;
     for (int buffer = 0; buffer < 2; ++buffer) {
       start_arrivals(s.steps.arrivals + buffer);
       start_arrivals(s.probe.arrivals + buffer);

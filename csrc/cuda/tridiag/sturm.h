@@ -32,23 +32,24 @@ SVDPRUNE_HOST_DEVICE inline double inverse_exponent(double one, double other) {
   return scale;
 }
 
-// T [m, m] with |entries| <= 1: diagonal [m], coupling [m - 1] joins i and i + 1. |x| <= 1.01.
-SVDPRUNE_HOST_DEVICE inline int eigenvalues_above(const double* diagonal, const double* coupling,
+// Added to c^2: far below rounding, and after a minor of 0 the next one is not 0.
+constexpr double kLeastSquare = 0x1p-200;
+
+// T [m, m] with |entries| <= 1: diagonal [m], squares [m]: of c_i-1, with kLeastSquare, but for the first one, which is
+// 0. |x| <= 1.01.
+SVDPRUNE_HOST_DEVICE inline int eigenvalues_above(const double* diagonal, const double* squares,
                                                   int m, double x) {
   constexpr int kAtOnce = 8;
-  constexpr double kTiny =
-      0x1p-200;  // far below rounding; after a minor of 0 the next one is not 0
-  double before = 1, minor = diagonal[0] - x;
+  double before = 0, minor = 1;
   int below = 0;  // pairs of minors whose signs differ
   const auto next = [&](int i) {
-    below += static_cast<int>((bits_of(minor) ^ bits_of(before)) >> 63);
-    const double square = coupling[i] * coupling[i] + kTiny;
-    const double following = (diagonal[i + 1] - x) * minor - square * before;
+    const double following = (diagonal[i] - x) * minor - squares[i] * before;
+    below += static_cast<int>((bits_of(following) ^ bits_of(minor)) >> 63);
     before = minor;
     minor = following;
   };
   int i = 0;
-  for (; i + kAtOnce < m; i += kAtOnce) {
+  for (; i + kAtOnce <= m; i += kAtOnce) {
 #pragma unroll
     for (int ahead = 0; ahead < kAtOnce; ++ahead) {
       next(i + ahead);
@@ -57,10 +58,9 @@ SVDPRUNE_HOST_DEVICE inline int eigenvalues_above(const double* diagonal, const 
     before *= scale;
     minor *= scale;
   }
-  for (; i + 1 < m; ++i) {
+  for (; i < m; ++i) {
     next(i);
   }
-  below += static_cast<int>((bits_of(minor) ^ bits_of(before)) >> 63);
   return m - below;
 }
 

@@ -64,6 +64,25 @@ __device__ __forceinline__ double block_sum(const Team& team, double value, doub
   return sum;
 }
 
+// In every thread four sums over the block, in place of the numbers. partials [4, kMostWarps]: as there.
+__device__ __forceinline__ void block_sums(const Team& team, double (&number)[4], double* partials) {
+  const double of_warp = warp_sum_of_four(team.lane, number);
+  if (team.lane % 8 == 0) {
+    partials[team.lane / 8 * kMostWarps + team.warp] = of_warp;
+  }
+  __syncthreads();
+  const double2 pair = reinterpret_cast<const double2*>(partials)[team.lane];
+  double sum = pair.x + pair.y;
+#pragma unroll
+  for (int apart = kMostWarps / 4; apart > 0; apart /= 2) {
+    sum += __shfl_xor_sync(kAllLanes, sum, apart);
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    number[i] = __shfl_sync(kAllLanes, sum, 8 * i);
+  }
+}
+
 // Puts a value at the same place in every block's shared memory, a lane a block. Seen after the next cluster_sync.
 template <class T>
 __device__ __forceinline__ void tell_all(const Team& team, T* place, T value) {

@@ -3,24 +3,13 @@
 #pragma once
 
 #include "../../host_device.h"
+#include "reciprocal.h"
 
 #include <cmath>
 
 namespace svdprune::tridiag {
 
 constexpr double kTinyPivot = 0x1p-104;  // eps^2: takes the place of a pivot of zero
-
-// 1 / x to the last bit or two, for numbers whose reciprocal is in range: a third of a division's time.
-SVDPRUNE_HOST_DEVICE inline double reciprocal(double x) {
-#ifdef __CUDA_ARCH__
-  double y;
-  asm("rcp.approx.ftz.f64 %0, %1;" : "=d"(y) : "d"(x));  // 20 bits
-  y = fma(y, fma(-x, y, 1.0), y);
-  return fma(y, fma(-x, y, 1.0), y);
-#else
-  return 1 / x;
-#endif
-}
 
 // The factorisation from one end: ratio[i] = coupling[i] over the pivot before edge i, edges 0 .. m -
 // 2. From the first row down (ratio = c_i / D_i), or from the last one up (c_i / E_i+1).
