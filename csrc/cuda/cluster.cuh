@@ -191,8 +191,8 @@ inline cudaLaunchConfig_t cluster_config(dim3 grid, dim3 block, ClusterShape sha
 template <class... Parameters>
 int most_clusters(void (*kernel)(Parameters...), dim3 block, ClusterShape shape) {
   cudaLaunchAttribute attribute{};
-  cudaLaunchConfig_t config = cluster_config(dim3(shape.size), block, shape, nullptr, attribute);
-  config.numAttrs = 1;  // for single blocks too: the query is refused without a cluster's size
+  const cudaLaunchConfig_t config =
+      cluster_config(dim3(shape.size), block, shape, nullptr, attribute);
   int clusters = 0;
   const bool known = allow_shape(kernel, shape) == cudaSuccess &&
                      cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess;

@@ -31,11 +31,11 @@ struct Solved {
 };
 
 // Reduces until certified or to the end; the Ritz values are in s.ritz. Returns the steps.
-template <int kColumns>
+template <class Plan>
 __device__ __forceinline__ int reduce(Team team, Shared& s, float scale) {
-  Rows<kColumns> rows;
+  Rows<Plan> rows;
   rows.load(team, s, scale);
-  first_column<kColumns>(team, s, scale);
+  first_column<Plan::kColumns>(team, s, scale);
   int check = tridiag::next_check(0, s.n, s.problem->rank);
 #pragma unroll 1
   for (int m = 1;; ++m) {
@@ -51,7 +51,7 @@ __device__ __forceinline__ int reduce(Team team, Shared& s, float scale) {
       }
       check = tridiag::next_check(m, s.n, s.problem->rank);
     }
-    next_column<kColumns>(team, s, m - 1);
+    next_column<Plan::kColumns>(team, s, m - 1);
   }
   end_round(s.steps);
   send_ritz_values(team, s, s.n, kFine);
@@ -72,10 +72,10 @@ __device__ __forceinline__ int final_rank(const Shared& s, int m) {
 }
 
 // Stages 2 and 3 of an image. Rank -1: an eigenvalue did not converge.
-template <int kColumns>
+template <class Plan>
 __device__ __forceinline__ Solved solve(const Team& team, Shared& s, const Images& x,
                                         const EigSelect& a, float scale) {
-  const int m = reduce<kColumns>(team, s, scale);
+  const int m = reduce<Plan>(team, s, scale);
   int rank = final_rank(s, m);
   if (x.tokens > x.features || x.cu_seqlens) {
     rank = tridiag::standing_out(s.ritz, rank);
@@ -97,18 +97,18 @@ __device__ __forceinline__ Solved solve(const Team& team, Shared& s, const Image
     }
     cluster_sync();
   }
-  apply_reflectors<kColumns>(team, s, m - 1, columns, s.problem->gram, vectors, stride);
+  apply_reflectors<Plan::kColumns>(team, s, m - 1, columns, s.problem->gram, vectors, stride);
   cluster_sync();
   send_leverage(team, s, columns, complement, vectors, stride,
                 a.scores + first_token(x, this_image()));
   return {rank, m};
 }
 
-template <int kColumns>
+template <class Plan>
 __device__ __forceinline__ void prune_image(const Images& x, const EigSelect& a) {
-  const Team team = this_team(kThreadsKnown ? threads_of(kColumns) : blockDim.x);
+  const Team team = this_team(kThreadsKnown ? Plan::kThreads : blockDim.x);
   const int n = static_cast<int>(length_of(x, this_image()));
-  Shared s = carve<kColumns>(team, n);
+  Shared s = carve<Plan::kColumns>(team, n);
   cluster_sync();  // all blocks have started
 
   Solved solved{0, 0};
@@ -125,7 +125,7 @@ __device__ __forceinline__ void prune_image(const Images& x, const EigSelect& a)
                       static_cast<int>(min(a.rule.rank, most))};
       }
       __syncthreads();
-      solved = solve<kColumns>(team, s, x, a, loaded.scale);
+      solved = solve<Plan>(team, s, x, a, loaded.scale);
     } else {
       solved.rank = loaded.state == Loaded::kNotFinite ? -1 : 0;
     }
@@ -150,29 +150,31 @@ __device__ __forceinline__ void prune_image(const Images& x, const EigSelect& a)
   gather_kept(team, s, x, b, a.budget, static_cast<char*>(a.tokens), a.indices, a.count);
 }
 
-// A cluster: one image, blockIdx.y. Shared memory: SharedSizes, dynamic. n = N <= 32 kColumns. Every
-// decision is taken by all blocks alike, from the same bits; results are deterministic. Empty for devices without
-// clusters, on which it is never launched.
-template <int kColumns>
-__global__ __launch_bounds__(threads_of(kColumns), 1) void eig_select_kernel(Images x,
-                                                                             EigSelect a) {
+// A cluster: one image, blockIdx.y. Shared memory: SharedSizes, dynamic. n = N <= 32 Plan::kColumns. Every
+// decision is taken by all blocks alike, from the same bits; results are deterministic, and the same in all kernels for
+// as many columns. Empty for devices without clusters, on which it is never launched.
+template <class Plan>
+__global__ __launch_bounds__(Plan::kThreads, 1) void eig_select_kernel(Images x, EigSelect a) {
   if constexpr (kClusters) {
-    prune_image<kColumns>(x, a);
+    prune_image<Plan>(x, a);
   }
 }
 
-// Calls f(kernel, its kColumns) with the smallest kernel for images of up to `tokens` tokens. False if there is
-// none.
+// Calls f(kernel, its Plan) with the smallest kernel for images of up to `tokens` tokens. False if there is none. A
+// cluster of 16 has all rows in registers, but for 1024 tokens half of them; one of 8 nearly all up to 576.
 template <class F>
-bool with_kernel(int64_t tokens, F&& f) {
+bool with_kernel(int64_t tokens, int blocks, F&& f) {
+  const auto call = [&f](auto plan) { f(eig_select_kernel<decltype(plan)>, plan); };
   if (tokens <= 256) {
-    f(eig_select_kernel<256 / 32>, 256 / 32);
+    call(Plan<256 / 32, 4>{});
+  } else if (tokens <= 576 && blocks == kMostCluster) {
+    call(Plan<576 / 32, 3>{});
   } else if (tokens <= 576) {
-    f(eig_select_kernel<576 / 32>, 576 / 32);
+    call(Plan<576 / 32, 4>{});
   } else if (tokens <= 768) {
-    f(eig_select_kernel<768 / 32>, 768 / 32);
+    call(Plan<768 / 32, 3>{});
   } else if (tokens <= kMostTokens) {
-    f(eig_select_kernel<kMostTokens / 32>, kMostTokens / 32);
+    call(Plan<kMostTokens / 32, 2>{});
   } else {
     return false;
   }
@@ -184,11 +186,12 @@ bool with_kernel(int64_t tokens, F&& f) {
 EigSelectShape eig_select_shape(int64_t tokens, int blocks, int threads) {
   EigSelectShape shape{0, threads, 0};
   if (tokens > 0) {
-    with_kernel(tokens, [&](auto, int columns) {
+    with_kernel(tokens, blocks, [&](auto, auto plan) {
       const int n = static_cast<int>(tokens);
       shape.blocks = blocks;
-      shape.threads = std::min(threads, threads_of(columns));
-      shape.shared_bytes = SharedSizes(columns, n, blocks, shape.threads / 32).total_bytes();
+      shape.threads = std::min(threads, plan.kThreads);
+      shape.shared_bytes =
+          SharedSizes(plan.kColumns, plan.kHeld, n, blocks, shape.threads / 32).total_bytes();
     });
   }
   return shape;
@@ -210,7 +213,7 @@ int clusters_at_once(int64_t tokens, const EigSelectShape& shape) {
   const std::lock_guard lock(mutex);
   const auto [answer, is_new] = answers.try_emplace({device, shape.blocks, shape.shared_bytes});
   if (is_new) {
-    with_kernel(tokens, [&](auto kernel, int) {
+    with_kernel(tokens, shape.blocks, [&](auto kernel, auto) {
       answer->second = most_clusters(kernel, dim3(shape.threads),
                                      {static_cast<unsigned>(shape.blocks), shape.shared_bytes});
     });
@@ -222,14 +225,14 @@ int clusters_at_once(int64_t tokens, const EigSelectShape& shape) {
 
 // A cluster of 16 halves the rows that a block sweeps, but where that makes images wait for each other, clusters
 // of 8 leave room for more of them. Few tokens need few blocks: below 8 rows a block, its share of a step is less
-// than the barrier's.
+// than the exchange's. Two at least: a block alone is no cluster, in which alone blocks may send.
 EigSelectShape eig_select_shape_for(int64_t images, int64_t tokens) {
   constexpr int64_t kLeastRows = 8;
   if (!clusters_supported()) {
     return {};
   }
   int blocks = kMostCluster;
-  while (blocks > 1 && tokens < kLeastRows * blocks) {
+  while (blocks > 2 && tokens < kLeastRows * blocks) {
     blocks /= 2;
   }
   EigSelectShape possible{};
@@ -250,7 +253,7 @@ void launch_eig_select(const Images& x, const EigSelect& arguments, EigSelectSha
                        cudaStream_t stream) {
   const dim3 grid(shape.blocks, static_cast<unsigned>(x.images));
   const ClusterShape cluster{static_cast<unsigned>(shape.blocks), shape.shared_bytes};
-  with_kernel(x.tokens, [&](auto kernel, int) {
+  with_kernel(x.tokens, shape.blocks, [&](auto kernel, auto) {
     launch_clusters("eig_select_kernel", kernel, grid, dim3(shape.threads), cluster, stream, x,
                     arguments);
   });

@@ -22,6 +22,7 @@ __device__ inline void copy_row(const char* source, int64_t stride, int64_t widt
     }
     return;
   }
+#pragma unroll 1
   for (int64_t j = lane; j < features; j += 32) {
     const char* from = source + j * stride * width;
     char* to = target + j * width;
@@ -36,6 +37,7 @@ __device__ inline void copy_row(const char* source, int64_t stride, int64_t widt
 }
 
 __device__ inline void clear_row(int64_t bytes, char* target, int lane) {
+#pragma unroll 1
   for (int64_t k = lane; k < bytes; k += 32) {
     target[k] = 0;
   }

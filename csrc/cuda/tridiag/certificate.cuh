@@ -8,18 +8,17 @@
 
 namespace svdprune::cuda {
 
-// T_m's trace, the sum of the Ritz values.
-__device__ __forceinline__ double captured(const Team& team, const Shared& s, int m) {
+__device__ __forceinline__ double sum_of(const Team& team, const double* numbers, int count) {
   double sum = 0;
-  for (int i = team.lane; i < m; i += 32) {
-    sum += s.diagonal[i];
+  for (int i = team.lane; i < count; i += 32) {
+    sum += numbers[i];
   }
   return warp_sum(sum);
 }
 
-// Part (i) as far as it costs nothing.
+// Part (i) as far as it costs nothing: whether the Ritz values, whose sum is T_m's trace, hold the energy.
 __device__ __forceinline__ bool energy_captured(const Team& team, const Shared& s, int m) {
-  return captured(team, s, m) >= s.problem->variance * s.problem->trace;
+  return sum_of(team, s.diagonal, m) >= s.problem->variance * s.problem->trace;
 }
 
 // By the Ritz values, m + 1 when they do not hold the energy.
@@ -33,45 +32,40 @@ __device__ __forceinline__ int rank_found(const Shared& s, int m) {
 // 0 where they fail. Leaves the Ritz values in s.ritz, and the leading vectors of T_m. m <= n / 2, so that there is room
 // for one in what the next step exchanges.
 __device__ __forceinline__ double leading_pairs_found(const Team& team, const Shared& s, int m) {
-  send_ritz_values(team, s, m, kCoarse);
-  cluster_sync();
-  const int rank = rank_found(s, m);
-  if (rank >= m) {
-    return 0;
-  }
-  cluster_sync();  // all blocks have taken that decision
-  send_ritz_values(team, s, m, kFine, true);
-  cluster_sync();
-  if (rank_found(s, m) != rank) {
-    return 0;
+  int rank = 0;
+#pragma unroll 1  // as code that runs once takes its time to be fetched
+  for (int pass = 0; pass < 2; ++pass) {
+    const bool refines = pass == 1;
+    send_ritz_values(team, s, m, refines ? kFine : kCoarse, refines);
+    cluster_sync();
+    const int found = rank_found(s, m);
+    if (found >= m || (refines && found != rank)) {
+      return 0;
+    }
+    rank = found;
+    cluster_sync();  // all blocks have taken that decision
   }
   write_vectors(team, s, m, 0, rank, reinterpret_cast<double*>(free_buffer(s.steps)),
                 s.steps.capacity);
   cluster_sync();
-  double residual = 0;
-  for (int j = 0; j < rank; ++j) {
-    residual += s.residual[j];
-  }
+  const double residual = sum_of(team, s.residual, rank);
   const double limit = tridiag::kTolerance * (s.ritz[rank - 1] - s.ritz[rank]);
   return residual < limit * limit ? s.ritz[rank - 1] - fabs(s.coupling[m - 1]) : 0;
 }
 
 // Part (iii), the same in all blocks.
-template <int kColumns>
-__device__ __forceinline__ bool lies_below(const Team& team, Shared& s, const Rows<kColumns>& rows,
+template <class Plan>
+__device__ __forceinline__ bool lies_below(const Team& team, Shared& s, const Rows<Plan>& rows,
                                            int m, double limit) {
-  double square = 0;
-  for (int block = 0; block < team.size; ++block) {
-    square += s.remainder[block];
-  }
-  const double trace = s.problem->trace - captured(team, s, m);
+  const double square = sum_of(team, s.remainder, team.size);
+  const double trace = s.problem->trace - sum_of(team, s.diagonal, m);
   return largest_eigenvalue_bound(trace, square, s.n - m) < limit ||
          probe_misses(team, s, rows, m, limit);
 }
 
 // All parts, with no update pending.
-template <int kColumns>
-__device__ __forceinline__ bool certified(const Team& team, Shared& s, const Rows<kColumns>& rows,
+template <class Plan>
+__device__ __forceinline__ bool certified(const Team& team, Shared& s, const Rows<Plan>& rows,
                                           int m) {
   const double square = block_sum(team, rows.square(team, s, m), s.partial[0]);
   if (team.warp == 0) {

@@ -28,13 +28,13 @@ struct Reflection {
 
 // All of a step waits for it: one inverse root in float64, and no division.
 SVDPRUNE_HOST_DEVICE inline Reflection reflect(double alpha, double tail_square) {
-  if (!(tail_square > kNoTail)) {
-    return {alpha, 0, 0};
-  }
-  const double square = alpha * alpha + tail_square;
+  const bool has_tail = tail_square > kNoTail;
+  const double square = has_tail ? alpha * alpha + tail_square : 1;
   const double inverse = inverse_root(square);
   const double beta = alpha < 0 ? square * inverse : -square * inverse;
-  return {beta, 1 + std::fabs(alpha) * inverse, reciprocal(alpha - beta)};
+  const double scale = reciprocal(alpha - beta);
+  return {has_tail ? beta : alpha, has_tail ? 1 + std::fabs(alpha) * inverse : 0,
+          has_tail ? scale : 0};
 }
 
 // a_ij after a -= p q^T + q p^T.

@@ -11,14 +11,16 @@
 
 namespace svdprune::cuda {
 
-// Of the kernel for up to 32 `columns` tokens: threads of a block, as few as have registers for much of the matrix, and
-// pairs of a warp that are in them. In a cluster of 16 these are all up to 768 tokens, in one of 8 nearly all up to 576.
+// Of the kernels for up to 32 `columns` tokens: threads of a block, as few as have registers for much of the matrix.
 SVDPRUNE_HOST_DEVICE constexpr int threads_of(int columns) {
   return columns <= 8 ? 128 : 256;
 }
-SVDPRUNE_HOST_DEVICE constexpr int held_pairs(int columns) {
-  return columns <= 18 ? 4 : columns == 24 ? 3 : 2;
-}
+
+// What a kernel is made for: images of up to 32 columns tokens, of which a warp has so many pairs in registers.
+template <int columns, int held>
+struct Plan {
+  static constexpr int kColumns = columns, kHeld = held, kThreads = threads_of(columns);
+};
 
 // Whether a block has as many, so that loops over them have no end to look for. Under emulation, where few threads take
 // an eighth of the time, it has what it was launched with.
@@ -27,6 +29,15 @@ constexpr bool kThreadsKnown = false;
 #else
 constexpr bool kThreadsKnown = true;
 #endif
+
+// Rows that a thread works on, where each has its share of 32 `columns` of them: thread, thread + threads, ... All
+// vectors are that long, so that it need not look for their end.
+SVDPRUNE_HOST_DEVICE constexpr int own_rows(int columns, int threads) {
+  return (32 * columns + threads - 1) / threads;
+}
+SVDPRUNE_HOST_DEVICE constexpr int padded_length(int columns, int threads) {
+  return own_rows(columns, threads) * threads;
+}
 
 // Groups of an image of n tokens. Rows from n on are zero.
 SVDPRUNE_HOST_DEVICE constexpr int group_count(int n) {

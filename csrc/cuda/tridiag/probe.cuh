@@ -22,9 +22,10 @@ __device__ __forceinline__ double fill_probe(const Team& team, const Shared& s, 
 
 // True: no eigenvalue of what remains from row and column m on lies above `limit`. No update is pending, so there is
 // room for two vectors, and for the products in what the next step exchanges.
-template <int kColumns>
-__device__ __forceinline__ bool probe_misses(Team team, Shared& s, const Rows<kColumns>& rows,
-                                             int m, double limit) {
+template <class Plan>
+__device__ __forceinline__ bool probe_misses(Team team, Shared& s, const Rows<Plan>& rows, int m,
+                                             double limit) {
+  constexpr int kColumns = Plan::kColumns;
   forget_derived(team);
   s.probe.results = reinterpret_cast<float*>(free_buffer(s.steps));
   auto* const q = reinterpret_cast<float*>(s.pending);

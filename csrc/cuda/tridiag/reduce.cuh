@@ -7,19 +7,17 @@
 
 namespace svdprune::cuda {
 
-// Rows that a thread works on, where each has its share of all 32 kColumns: thread, thread + threads, ...
+// At most.
 template <int kColumns>
-constexpr int kOwnRows =
-    kThreadsKnown ? (32 * kColumns + threads_of(kColumns) - 1) / threads_of(kColumns) : kColumns;
+constexpr int kOwnRows = own_rows(kColumns, kThreadsKnown ? threads_of(kColumns) : 32);
 
 // Calls f(number, row) for each row that a thread works on.
 template <int kColumns, class F>
 __device__ __forceinline__ void for_own_rows(const Team& team, F&& f) {
 #pragma unroll
   for (int own = 0; own < kOwnRows<kColumns>; ++own) {
-    const int row = team.thread + own * team.threads;
-    if (row < 32 * kColumns) {
-      f(own, row);
+    if (kThreadsKnown || own < own_rows(kColumns, team.threads)) {
+      f(own, team.thread + own * team.threads);
     }
   }
 }
@@ -64,8 +62,8 @@ __device__ __forceinline__ void first_column(const Team& team, Shared& s, float 
 
 // The sweep of step k, with reflector k in v and the update of step k - 1 pending. Afterwards none is, and that memory
 // is free.
-template <int kColumns>
-__device__ __forceinline__ void sweep(const Team& team, Shared& s, Rows<kColumns>& rows, int k) {
+template <class Plan>
+__device__ __forceinline__ void sweep(const Team& team, Shared& s, Rows<Plan>& rows, int k) {
   begin_round(team, s.steps, s.n, k + 1);
   rows.sweep(team, s, k + 1);
 }
@@ -107,7 +105,7 @@ __device__ __forceinline__ void next_column(const Team& team, Shared& s, int k) 
   const double slope = 2 * half - tau * at_first.product;
 
   for_own_rows<kColumns>(team, [&](int own, int i) {
-    s.pending[i] = {static_cast<float>(v[own]), static_cast<float>(scaled_y[own] - half * v[own])};
+    s.pending[i] = {s.v[i], static_cast<float>(scaled_y[own] - half * v[own])};
     g[own] += slope * v[own];
   });
   double tail = tridiag::combined_square(slope, sums[1], sums[2], sums[3]);

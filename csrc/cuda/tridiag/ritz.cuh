@@ -27,9 +27,10 @@ __device__ __forceinline__ void send_ritz_values(Team team, const Shared& s, int
   const int lanes = lanes_of(m), together = 32 / lanes;
   const int own = team.lane / lanes, point = team.lane % lanes + 1;
   const unsigned points = (lanes == 32 ? kAllLanes : (1u << lanes) - 1) << own * lanes;
+  const double part = 1.0 / (lanes + 1);
   double start = kHighest - kLowest;
   while (refines && start > kCoarse) {
-    start /= lanes + 1;
+    start *= part;
   }
   for (int first = together * (team.rank + team.size * team.warp); first < m;
        first += together * team.size * team.warps) {
@@ -38,7 +39,7 @@ __device__ __forceinline__ void send_ritz_values(Team team, const Shared& s, int
     double width = start;
     __syncwarp();
     while (width > to) {
-      width /= lanes + 1;
+      width *= part;
       const double x = low + point * width;
       const bool above = tridiag::eigenvalues_above(s.diagonal, s.squares, m, x) > index;
       low += __popc(__ballot_sync(kAllLanes, above) & points) * width;

@@ -10,9 +10,10 @@ namespace svdprune::cuda {
 
 constexpr int kColumnsAtOnce = 6;  // times 32 columns of rows in registers, without a branch
 
-template <int kColumns>
+template <class Plan>
 struct Rows {
-  static constexpr int kHeld = held_pairs(kColumns);
+  static constexpr int kColumns = Plan::kColumns, kHeld = Plan::kHeld;
+  static constexpr int kTogether = kHeld == 3 ? 3 : 2;  // pairs that are worked on at the same time
 
   // Lane l has columns l, l + 32, ... of the first kHeld pairs. n <= 32 kColumns. Zero where there is no row.
   float a[2 * kHeld][kColumns];
@@ -61,18 +62,21 @@ struct Rows {
   __device__ __forceinline__ void multiply(const Team& team, const Shared& s, int m,
                                            const Exchange<float>& exchange, const float* q) const {
     for_held(team, s.n, m, [&](int pair, auto slots) {
-      float product[4] = {};
+      float product[(slots + 3) / 4][4] = {};
 #pragma unroll
       for (int c = 0; c < kColumns; ++c) {
         const float x = q[32 * c + team.lane];
 #pragma unroll
         for (int slot = 0; slot < slots; ++slot) {
-          product[slot] += a[2 * pair + slot][c] * x;
+          product[slot / 4][slot % 4] += a[2 * pair + slot][c] * x;
         }
       }
-      const int own = pair + team.lane / 16;
-      send_pair(team, exchange, row_of_pair(team, own), pair_sums(team, product),
-                is_left(team, own, s.n, m));
+#pragma unroll
+      for (int four = 0; four < (slots + 3) / 4; ++four) {
+        const int own = pair + 2 * four + team.lane / 16;
+        send_pair(team, exchange, row_of_pair(team, own), pair_sums(team, product[four]),
+                  is_left(team, own, s.n, m));
+      }
     });
     for_shared(team, s.n, m, [&](int pair) {
       float one = 0, other = 0;
@@ -89,7 +93,7 @@ struct Rows {
   __device__ __forceinline__ double square(const Team& team, const Shared& s, int m) const {
     double sum = 0;
     for_held(team, s.n, m, [&](int pair, auto slots) {
-      float square[4] = {};
+      float square[slots] = {};
 #pragma unroll
       for (int q = 0; q < kColumns; ++q) {
         const bool counts = 32 * q >= m - team.lane;
@@ -130,13 +134,15 @@ struct Rows {
     return s.rows + (((pair - kHeld) * team.warps + team.warp) * 2 + side) * 32 * kColumns;
   }
 
-  // Calls f(pair, slots) for what is left in registers: with 4 slots for a pair and the next one together, which hide
-  // each other's latencies, or with 2.
+  // Calls f(pair, slots) for what is left in registers: for the two rows each of kTogether pairs from `pair` on, which
+  // hide each other's latencies, or for as many of them as there are.
   template <class F>
   __device__ __forceinline__ static void for_held(const Team& team, int n, int first, F&& f) {
 #pragma unroll
-    for (int pair = 0; pair < kHeld; pair += 2) {
-      if (pair + 1 < kHeld && is_left(team, pair + 1, n, first)) {
+    for (int pair = 0; pair < kHeld; pair += kTogether) {
+      if (kTogether == 3 && is_left(team, pair + 2, n, first)) {
+        f(pair, std::integral_constant<int, 6>{});
+      } else if (pair + 1 < kHeld && is_left(team, pair + 1, n, first)) {
         f(pair, std::integral_constant<int, 4>{});
       } else if (is_left(team, pair, n, first)) {
         f(pair, std::integral_constant<int, 2>{});
@@ -163,10 +169,21 @@ struct Rows {
     return team.lane & 8 ? Pair<float>{other, own} : Pair<float>{own, other};
   }
 
+  // Two pairs' numbers of lane `from`: in lanes 0 to 15 those of the first, in the others of the second.
+  __device__ __forceinline__ static Pair<float> pair_of_lane(const Team& team, int from,
+                                                             const float (&number)[4]) {
+    const float first = __shfl_sync(kAllLanes, number[0], from);
+    const float second = __shfl_sync(kAllLanes, number[1], from);
+    const float third = __shfl_sync(kAllLanes, number[2], from);
+    const float fourth = __shfl_sync(kAllLanes, number[3], from);
+    return team.lane < 16 ? Pair<float>{first, second} : Pair<float>{third, fourth};
+  }
+
+  // The first rows of `slots` in registers are those of `pair`.
   template <class Slots>
   __device__ __forceinline__ void sweep_held(const Team& team, const Shared& s, int first, int pair,
                                              Slots slots) {
-    float product[4] = {}, entry[4] = {};
+    float product[(slots + 3) / 4][4] = {}, entry[(slots + 3) / 4][4] = {};
     Pending own[slots];
 #pragma unroll
     for (int slot = 0; slot < slots; slot += 2) {
@@ -188,7 +205,7 @@ struct Rows {
         for (int slot = 0; slot < slots; ++slot) {
           float& value = a[2 * pair + slot][q];
           value = updated(value, own[slot], other);
-          product[slot] += value * x;
+          product[slot / 4][slot % 4] += value * x;
         }
       }
       if (first >= 32 * begin) {
@@ -196,22 +213,21 @@ struct Rows {
         for (int q = begin; q < end; ++q) {
 #pragma unroll
           for (int slot = 0; slot < slots; ++slot) {
-            entry[slot] = 32 * q <= first ? a[2 * pair + slot][q] : entry[slot];
+            float& kept = entry[slot / 4][slot % 4];
+            kept = 32 * q <= first ? a[2 * pair + slot][q] : kept;
           }
         }
       }
     }
 #pragma unroll
-    for (int slot = 0; slot < slots; ++slot) {
-      entry[slot] = __shfl_sync(kAllLanes, entry[slot], first % 32);
+    for (int four = 0; four < (slots + 3) / 4; ++four) {
+      const Pair<float> products = pair_sums(team, product[four]);
+      const Pair<float> entries = pair_of_lane(team, first % 32, entry[four]);
+      const int sent = pair + 2 * four + team.lane / 16;
+      send_pair(team, s.steps, row_of_pair(team, sent),
+                Pair<RowResult>{{products.first, entries.first}, {products.second, entries.second}},
+                is_left(team, sent, s.n, first));
     }
-    const Pair<float> products = pair_sums(team, product);
-    const bool second = team.lane & 16;
-    const int sent = pair + second;
-    send_pair(team, s.steps, row_of_pair(team, sent),
-              Pair<RowResult>{{products.first, second ? entry[2] : entry[0]},
-                              {products.second, second ? entry[3] : entry[1]}},
-              is_left(team, sent, s.n, first));
   }
 
   __device__ __forceinline__ static void sweep_shared(const Team& team, const Shared& s, int first,

@@ -50,9 +50,10 @@ struct SharedSizes {
   int capacity;
   size_t work_bytes;  // a block's rows that are not in registers, and what comes after them
 
-  SharedSizes(int columns, int n, int blocks, int warps) : capacity(32 * columns) {
+  SharedSizes(int columns, int held, int n, int blocks, int warps)
+      : capacity(padded_length(columns, 32 * warps)) {
     const int pairs = (group_count(n) + warps - 1) / warps * (16 / blocks);  // of a warp, at most
-    const size_t rows = pairs > held_pairs(columns) ? 2 * (pairs - held_pairs(columns)) * warps : 0;
+    const size_t rows = pairs > held ? 2 * (pairs - held) * warps : 0;
     const size_t vector = sizeof(double) * 2 * (n + 1);
     const size_t vectors = kVectorBytes / vector < warps ? kVectorBytes / vector : warps;
     // After the reduction there are vectors of n rows, the tokens' partial scores, or reflectors on the way back.
@@ -79,8 +80,7 @@ struct Exchange {
   unsigned rounds;     // that have begun
 };
 
-// Pointers into it, for an image of n tokens. Their places depend on the kernel alone, so that they need no
-// registers.
+// Pointers into it, for an image of n tokens. Their places are known to the kernel, so that they need no registers.
 struct Shared {
   int n;
   Pending* pending;  // [capacity], zero from n on: of the update that the next sweep applies
@@ -118,22 +118,22 @@ __device__ __forceinline__ Shared carve(const Team& team, int n) {
     return reinterpret_cast<double*>(take(count * sizeof(double)));
   };
   const auto arrivals = [&take] { return reinterpret_cast<Arrivals*>(take(2 * sizeof(Arrivals))); };
-  constexpr int kCapacity = 32 * kColumns;
+  const int capacity = padded_length(kColumns, team.threads);
   Shared s;
   s.n = n;
-  s.pending = reinterpret_cast<Pending*>(take(sizeof(Pending) * kCapacity));
-  s.v = reinterpret_cast<float*>(take(sizeof(float) * kCapacity));
-  s.steps.results = reinterpret_cast<RowResult*>(take(2 * sizeof(RowResult) * kCapacity));
-  s.steps.capacity = s.probe.capacity = kCapacity;
+  s.pending = reinterpret_cast<Pending*>(take(sizeof(Pending) * capacity));
+  s.v = reinterpret_cast<float*>(take(sizeof(float) * capacity));
+  s.steps.results = reinterpret_cast<RowResult*>(take(2 * sizeof(RowResult) * capacity));
+  s.steps.capacity = s.probe.capacity = capacity;
   s.partial[0] = doubles(kMostWarps);
   s.partial[1] = doubles(kMostWarps);
   s.sums = doubles(4 * kMostWarps);
-  s.diagonal = doubles(kCapacity);
-  s.coupling = doubles(kCapacity);
-  s.squares = doubles(kCapacity);
-  s.tau = doubles(kCapacity);
-  s.ritz = doubles(kCapacity);
-  s.residual = doubles(kCapacity / 2 + 2);
+  s.diagonal = doubles(capacity);
+  s.coupling = doubles(capacity);
+  s.squares = doubles(capacity);
+  s.tau = doubles(capacity);
+  s.ritz = doubles(capacity);
+  s.residual = doubles(capacity / 2 + 2);
   s.word = doubles(kMostCluster);
   s.remainder = doubles(kMostCluster);
   s.steps.arrivals = arrivals();

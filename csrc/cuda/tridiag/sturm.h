@@ -58,6 +58,7 @@ SVDPRUNE_HOST_DEVICE inline int eigenvalues_above(const double* diagonal, const 
     before *= scale;
     minor *= scale;
   }
+#pragma unroll 1
   for (; i < m; ++i) {
     next(i);
   }

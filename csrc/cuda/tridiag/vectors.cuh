@@ -1,4 +1,5 @@
-// Eigenvectors of T_m: a warp a vector, by twisted factorisations.
+// Eigenvectors of T_m: a warp a vector, by twisted factorisations. Loops are not unrolled: code that runs once takes its
+// time to be fetched.
 #pragma once
 
 #include "shared.cuh"
@@ -27,6 +28,7 @@ __device__ __forceinline__ TwistedVector twisted_vector(const Team& team, const 
   }
   __syncwarp();
   double smallest = INFINITY;
+#pragma unroll 1
   for (int k = team.lane; k < m; k += 32) {
     const double gamma =
         fabs(tridiag::twist_residual(s.diagonal, s.coupling, m, x, z.down, z.up, k));
@@ -48,6 +50,7 @@ __device__ __forceinline__ TwistedVector twisted_vector(const Team& team, const 
   }
   __syncwarp();
   double square = 0;
+#pragma unroll 1
   for (int i = team.lane; i < m; i += 32) {
     const double value = tridiag::twisted_entry(z.down, z.up, z.twist, i);
     square += value * value;
@@ -73,6 +76,7 @@ __device__ __forceinline__ void write_vectors(Team team, const Shared& s, int m,
        j += team.size * warps) {
     const TwistedVector z = twisted_vector(team, s, m, s.ritz[first + j], room + 2 * m * team.warp);
     float* const vector = s.problem->vectors + j * s.problem->stride;
+#pragma unroll 1
     for (int i = team.lane; i < s.n; i += 32) {
       vector[i] = i < m ? static_cast<float>(z(i)) : 0;
     }
@@ -98,6 +102,7 @@ __device__ __forceinline__ bool separated(const Team& team, const Shared& s, int
     for (int i = j - 1; i >= 0 && !met && s.ritz[first + i] - s.ritz[first + j] < close; --i) {
       const float* other = vectors + i * stride;
       double overlap = 0;
+#pragma unroll 1
       for (int k = team.lane; k < s.n; k += 32) {
         overlap += static_cast<double>(__ldcg(own + k)) * __ldcg(other + k);
       }
