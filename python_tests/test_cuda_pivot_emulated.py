@@ -44,7 +44,7 @@ def test_more_tokens_than_threads(library):
     assert_equal(pivoted(library, x, 20), svdprune.prune(x, 20, select="pivoted"))
 
 
-NUMBERS = 216  # of 70 tokens, but for the rows
+NUMBERS = 210  # of 70 tokens, but for the rows
 ROOM = {"nothing": 0, "no rows": NUMBERS, "2 rows": NUMBERS + 3 * 70, "all": NUMBERS + 20 * 70}
 
 

@@ -2,203 +2,166 @@
 //
 // The rule is Note [pivoted rows] of ../cpu/pivot.cpp, and what counts as nothing and as equal its Note [what is
 // left of a token].
+//
+// Note [picks in registers]
+// The product with the picks before needs all of their w, each pick: from shared memory that is most of the time. So
+// few warps of several tokens a thread share what they read of the chosen token, and a thread keeps its own tokens' w
+// of the first picks in registers. There an index must be known when it is compiled: w are put down in shared memory,
+// and go into registers in groups, once a group is complete.
 
-#include "cluster.cuh"
-#include "pivot.h"
-#include "warp.cuh"
+#include "pivot_residual.cuh"
 
 #include <algorithm>
-#include <limits>
 
 namespace svdprune::cuda {
 
 namespace {
 
-constexpr int kMostWarps = 24;  // with 80 registers a thread
-constexpr int kPicked = -1;     // in place of what is left of a token
+using namespace pivoting;
 
-// Numbers in the order of what is left: 0 for a picked token, then 1 for one that is explained.
-__device__ uint64_t key_of(double left) {
-  return left < 0 ? 0 : static_cast<uint64_t>(__double_as_longlong(left)) + 1;
-}
+constexpr int kGroup = 4;  // picks whose w go into registers together; even
+constexpr int kHeld =
+    20;  // picks whose w may be there: as many as there is room for with 255 registers a thread
 
-__device__ double left_of(uint64_t key) {
-  return key == 0 ? kPicked : __longlong_as_double(static_cast<long long>(key - 1));
-}
-
-__device__ uint64_t warp_max(uint64_t own) {
-  const auto high = static_cast<unsigned>(own >> 32);
-  const unsigned most = __reduce_max_sync(kAllLanes, high);
-  const unsigned low = __reduce_max_sync(kAllLanes, high == most ? static_cast<unsigned>(own) : 0u);
-  return uint64_t{most} << 32 | low;
-}
-
-// One image as its block sees it. What is left of the tokens has two copies that take turns: a pick reads one and
-// writes the other, and so does with one barrier. Rows w are held on the chip as far as there is room, those of two
-// picks next to each other, so that one load gets both: this traffic is what most of a pick waits for.
-template <class T>
-struct Residual {
-  int n, chunks;   // tokens, and 32 of them
-  int stride;      // between rows of gram and of far
-  const T* gram;   // [n, n]
-  double* left;    // [2, n]: of each token, 0 where it is explained, kPicked where it is picked
-  double* least;   // [n]: no more than that counts as nothing
-  uint64_t* most;  // [2, chunks]: key_of what is left of a chunk's token that has most
-  int held;        // picks whose w is in `near`, the first ones; even
-  double2* near;   // [held / 2, n]: w of two picks; shared memory
-  double* far;     // [picks, n]: w of each pick from `held` on
+// w of a thread's first run and of the first picks, those with even numbers in x.
+struct Held {
+  double2 w[kTokens][kHeld / 2];
 };
 
+// Groups of picks whose w are in registers, too.
 template <class T>
-__device__ Residual<T> residual_of(const Images& x, const Pivot<T>& a, int64_t b) {
-  Residual<T> r;
-  r.n = static_cast<int>(length_of(x, b));
-  r.chunks = static_cast<int>(pivot_chunks(r.n));
-  r.stride = static_cast<int>(x.tokens);
-  r.gram = a.gram + b * x.tokens * x.tokens;
-  auto* const chip = reinterpret_cast<double*>(dynamic_shared());
-  const int64_t room = a.on_chip - pivot_numbers(r.n);
-  r.left = room >= 0 ? chip : a.left + pivot_numbers(x.tokens) * b;
-  r.least = r.left + 2 * r.n;
-  r.most = reinterpret_cast<uint64_t*>(r.least + r.n);
-  r.held = room > 0 ? 2 * (static_cast<int>(room) / max(2 * r.n, 1)) : 0;
-  r.near = reinterpret_cast<double2*>(chip + pivot_numbers(r.n));
-  r.far = a.rows + first_kept(a.budget, b) * x.tokens;
-  return r;
+__device__ int groups_of(const Residual<T>& r, int picks) {
+  return min(min(picks, r.held), kHeld) / kGroup;
 }
 
-// Calls f(chunk, token) for this thread's token of each chunk of its warp; the last chunk's may be n or more.
-template <class T, class F>
-__device__ void for_own_chunks(const Residual<T>& r, F&& f) {
-  const int lane = threadIdx.x % 32, warps = blockDim.x / 32;
-  for (int chunk = threadIdx.x / 32; chunk < r.chunks; chunk += warps) {
-    f(chunk, 32 * chunk + lane);
-  }
-}
-
-// Puts down what is left of a thread's token, in copy `turn`.
+// Takes the last group into registers, if so many picks complete one.
 template <class T>
-__device__ void put(const Residual<T>& r, int turn, int chunk, int i, double left) {
-  if (i < r.n) {
-    r.left[turn * r.n + i] = left;
-  }
-  const uint64_t most = warp_max(i < r.n ? key_of(left) : 0);
-  if (i % 32 == 0) {
-    r.most[turn * r.chunks + chunk] = most;
-  }
-}
-
-template <class T>
-__device__ void start(const Residual<T>& r) {
-  constexpr double kLeft = 128.0 * std::numeric_limits<T>::epsilon();
-  for_own_chunks(r, [&](int chunk, int i) {
-    const double square = i < r.n ? static_cast<double>(r.gram[i * r.stride + i]) : 0;
-    if (i < r.n) {
-      r.least[i] = kLeft * square;
+__device__ void hold(const Residual<T>& r, int picks, Held& held) {
+  const Tokens tokens = tokens_of(r, r.begin);
+#pragma unroll
+  for (int group = 0; group < kHeld / kGroup; ++group) {
+    if (picks == (group + 1) * kGroup && picks <= r.held) {
+#pragma unroll
+      for (int l = group * kGroup / 2; l < (group + 1) * kGroup / 2; ++l) {
+#pragma unroll
+        for (int s = 0; s < kTokens; ++s) {
+          held.w[s][l] = r.near[l * r.n + tokens.at[s]];
+        }
+      }
     }
-    put(r, 0, chunk, i, square);
-  });
-}
-
-// The sum of f(i) over all tokens, in every lane. In a fixed order.
-template <class F>
-__device__ double sum_of_tokens(int n, F&& f) {
-  double sum = 0;
-  for (int i = threadIdx.x % 32; i < n; i += 32) {
-    sum += f(i);
   }
-  return warp_sum(sum);
 }
 
-struct Choice {
-  int token;
-  double left;  // of it
+// Sums over picks of w[p] w[i] for a thread's tokens i, those with even numbers and those with odd ones apart.
+struct Sums {
+  double even[kTokens] = {}, odd[kTokens] = {};
 };
 
-// The token to pick: of those of which most is left the first; if nothing is left of any, the first that is not
-// picked. Not all are. Each warp looks for it on its own.
+// Adds the picks of so many groups.
 template <class T>
-__device__ Choice choose(const Residual<T>& r, int turn) {
-  constexpr double kTie = 32.0 * std::numeric_limits<T>::epsilon();
-  const int lane = threadIdx.x % 32;
-  const uint64_t* const chunk_most = r.most + turn * r.chunks;
-  uint64_t own = 0;
-  for (int chunk = lane; chunk < r.chunks; chunk += 32) {
-    own = max(own, chunk_most[chunk]);
-  }
-  const uint64_t equal = key_of(left_of(warp_max(own)) * (1 - kTie));
-  int begin = 0;
-  unsigned chunks = 0;
-  for (;; begin += 32) {
-    const int chunk = begin + lane;
-    chunks = __ballot_sync(kAllLanes, chunk < r.chunks && chunk_most[chunk] >= equal);
-    if (chunks != 0) {
-      break;
+__device__ void add_held(const Residual<T>& r, const Held& held, int p, int groups, Sums& sums) {
+#pragma unroll
+  for (int group = 0; group < kHeld / kGroup; ++group) {
+    if (group < groups) {
+#pragma unroll
+      for (int l = group * kGroup / 2; l < (group + 1) * kGroup / 2; ++l) {
+        const double2 picked = r.near[l * r.n + p];
+#pragma unroll
+        for (int s = 0; s < kTokens; ++s) {
+          sums.even[s] += picked.x * held.w[s][l].x;
+          sums.odd[s] += picked.y * held.w[s][l].y;
+        }
+      }
     }
   }
-  const int first = 32 * (begin + __ffs(static_cast<int>(chunks)) - 1);
-  const int i = first + lane;
-  const double left = i < r.n ? r.left[turn * r.n + i] : kPicked;
-  const unsigned tokens = __ballot_sync(kAllLanes, key_of(left) >= equal);
-  const int chosen = __ffs(static_cast<int>(tokens)) - 1;
-  return {first + chosen, __shfl_sync(kAllLanes, left, chosen)};
 }
 
-// The sum over the picks before of w[p] w[i], those with even numbers and those with odd ones apart.
+// Adds the picks from `first`, which is even, to `picks`.
 template <class T>
-__device__ double shared_with(const Residual<T>& r, int p, int i, int picks) {
-  double even = 0, odd = 0;
+__device__ void add_others(const Residual<T>& r, const Tokens& tokens, int p, int first, int picks,
+                           Sums& sums) {
   const int near = min(picks, r.held), pairs = near / 2;
-#pragma unroll 4
-  for (int l = 0; l < pairs; ++l) {
-    const double2 picked = r.near[l * r.n + p], own = r.near[l * r.n + i];
-    even += picked.x * own.x;
-    odd += picked.y * own.y;
+#pragma unroll 1
+  for (int l = first / 2; l < pairs; ++l) {
+    const double2 picked = r.near[l * r.n + p];
+#pragma unroll
+    for (int s = 0; s < kTokens; ++s) {
+      const double2 own = r.near[l * r.n + tokens.at[s]];
+      sums.even[s] += picked.x * own.x;
+      sums.odd[s] += picked.y * own.y;
+    }
   }
   if (near % 2 != 0) {
-    even += r.near[pairs * r.n + p].x * r.near[pairs * r.n + i].x;
+#pragma unroll
+    for (int s = 0; s < kTokens; ++s) {
+      sums.even[s] += r.near[pairs * r.n + p].x * r.near[pairs * r.n + tokens.at[s]].x;
+    }
   }
 #pragma unroll 1
-  for (int l = r.held; l < picks; ++l) {
-    (l % 2 == 0 ? even : odd) += r.far[l * r.stride + p] * r.far[l * r.stride + i];
-  }
-  return even + odd;
-}
-
-// w of token i and a pick.
-template <class T>
-__device__ double& w_of(const Residual<T>& r, int pick, int i) {
-  if (pick >= r.held) {
-    return r.far[pick * r.stride + i];
-  }
-  double2& pair = r.near[pick / 2 * r.n + i];
-  return pick % 2 == 0 ? pair.x : pair.y;
-}
-
-// Takes the direction of the chosen token, if it has one of its own left, out of all others. `picks` were made before.
-template <class T>
-__device__ void take(const Residual<T>& r, const Choice& choice, int picks, int turn) {
-  const double scale = choice.left > 0 ? rsqrt(choice.left) : 0;
-  for_own_chunks(r, [&](int chunk, int i) {
-    double left = i < r.n ? r.left[turn * r.n + i] : 0;
-    if (choice.left > 0 && i < r.n) {
-      const double product = r.gram[choice.token * r.stride + i];  // under way during the sum
-      const double w = (product - shared_with(r, choice.token, i, picks)) * scale;
-      w_of(r, picks, i) = w;
-      const double rest = left - w * w;
-      left = left > 0 ? (rest > r.least[i] ? rest : 0) : left;
+  for (int l = r.held; l < picks; l += 2) {  // the last one may have no odd neighbour: times 0
+    const double* const even = r.far + l * r.stride;
+    const double* const odd = even + (l + 1 < picks ? r.stride : 0);
+    const double picked_even = even[p], picked_odd = l + 1 < picks ? odd[p] : 0;
+#pragma unroll
+    for (int s = 0; s < kTokens; ++s) {
+      sums.even[s] += picked_even * even[tokens.at[s]];
+      sums.odd[s] += picked_odd * odd[tokens.at[s]];
     }
-    put(r, 1 - turn, chunk, i, i == choice.token ? kPicked : left);
-  });
+  }
 }
 
-// ||w||^2 of a pick, which is the energy that it adds.
+// Takes the direction of token p out of all others. `picks` were made before.
 template <class T>
-__device__ double energy_of(const Residual<T>& r, int pick) {
-  return sum_of_tokens(r.n, [&](int i) {
-    const double w = w_of(r, pick, i);
-    return w * w;
-  });
+__device__ void take(const Residual<T>& r, const Held& held, int p, int picks, int turn) {
+  const T* const products = r.gram + static_cast<int64_t>(p) * r.stride;
+  const double* const left_before = r.left + turn * r.n;
+  double* const left_after = r.left + (1 - turn) * r.n;
+  double most = 0;
+  for (int begin = r.begin; begin < r.end; begin += kRun) {
+    const Tokens tokens = tokens_of(r, begin);
+    T product[kTokens];  // under way during the sums
+    double left[kTokens], least[kTokens], w[kTokens];
+#pragma unroll
+    for (int s = 0; s < kTokens; ++s) {
+      product[s] = products[tokens.at[s]];
+    }
+#pragma unroll
+    for (int s = 0; s < kTokens; ++s) {
+      left[s] = left_before[tokens.at[s]];
+      least[s] = r.least[tokens.at[s]];
+    }
+    const double scale = rsqrt(left_before[p]);
+    Sums sums;
+    const int groups = begin == r.begin ? groups_of(r, picks) : 0;
+    add_held(r, held, p, groups, sums);
+    add_others(r, tokens, p, groups * kGroup, picks, sums);
+#pragma unroll
+    for (int s = 0; s < kTokens; ++s) {
+      w[s] = (product[s] - (sums.even[s] + sums.odd[s])) * scale;
+      const double rest = left[s] - w[s] * w[s];
+      left[s] = rest > least[s] && tokens.at[s] != p ? rest : 0;
+      most = larger(most, left[s]);
+    }
+    put_w(r, tokens, picks, w);
+#pragma unroll
+    for (int s = 0; s < kTokens; ++s) {
+      left_after[tokens.at[s]] = left[s];
+    }
+  }
+  put_most(r, 1 - turn, most);
+}
+
+// Nothing is left of the tokens that were not picked: the first ones stay, so many of them. By one warp.
+__device__ void keep_first(uint8_t* kept, int n, int places) {
+  const int lane = threadIdx.x % 32;
+  for (int begin = 0; places > 0; begin += 32) {
+    const bool free = begin + lane < n && kept[begin + lane] == 0;
+    const unsigned lanes = __ballot_sync(kAllLanes, free);
+    if (free && __popc(lanes & ((1u << lane) - 1)) < places) {
+      kept[begin + lane] = 1;
+    }
+    places -= __popc(lanes);
+  }
 }
 
 // An image that is not finite: its first tokens stay.
@@ -213,14 +176,14 @@ __device__ void give_up(const Pivot<T>& a, int64_t b, int64_t first, int n, int 
   }
 }
 
-// A block: one image; one barrier a pick. A thread: a token, or every 768th of them; a warp: chunks of 32. Rows of
-// gram and of w are read coalesced along the tokens. Shared memory: the `on_chip` numbers, dynamic. Sums in float64,
-// in a fixed order that depends on the image alone.
-template <class T>
-__global__ __launch_bounds__(32 * kMostWarps) void pivot_kernel(Images x, Pivot<T> a) {
+// A block: one image; one barrier a pick. A warp: `span` tokens; a thread: every 32nd of them, three at a time. Rows of
+// gram and of w are read coalesced along the tokens. Shared memory: each warp's most and the `on_chip` numbers,
+// dynamic; one block on a multiprocessor. Sums in float64, in a fixed order that depends on the image alone.
+template <bool kOnChip, class T>
+__global__ __launch_bounds__(32 * kPivotWarps, 1) void pivot_kernel(Images x, Pivot<T> a) {
   const int64_t b = blockIdx.x;
   const int64_t first = first_token(x, b);
-  const Residual<T> r = residual_of(x, a, b);
+  const Residual<T> r = residual_of<kOnChip>(x, a, b);
   const int places = static_cast<int>(min(places_of(a.budget, b), static_cast<int64_t>(r.n)));
   if (!isfinite(a.largest[b])) {
     give_up(a, b, first, r.n, places);
@@ -235,29 +198,41 @@ __global__ __launch_bounds__(32 * kMostWarps) void pivot_kernel(Images x, Pivot<
   const double whole = sum_of_tokens(r.n, [&](int i) { return r.left[i]; });
   const double coverage = a.budget.coverage;
   int32_t* const picked = a.picked + first_kept(a.budget, b);
+  Held held;
   double covered = 0;
   int picks = 0;
-  for (int count = 0; count < places; ++count) {
-    const int turn = count % 2;
-    const Choice choice = choose(r, turn);
-    if (coverage > 0 && (covered >= coverage || choice.left <= 0)) {
+  while (picks < places) {
+    const int turn = picks % 2;
+    const int p = choose(r, turn);
+    if (p < 0) {
       break;
     }
-    take(r, choice, picks, turn);
+    take(r, held, p, picks, turn);
     if (threadIdx.x == 0) {
-      a.kept[first + choice.token] = 1;
-      picked[count] = choice.token;
+      picked[picks] = p;
     }
     __syncthreads();
-    if (choice.left > 0) {
-      covered += coverage > 0 ? energy_of(r, picks) / whole : 0;
-      ++picks;
+    ++picks;
+    if (coverage > 0) {
+      covered += energy_of(r, picks - 1) / whole;
+      if (covered >= coverage) {
+        break;
+      }
     }
+    hold(r, picks, held);
   }
   for (int pick = threadIdx.x / 32; pick < picks; pick += blockDim.x / 32) {
+    const int token = picked[pick];  // under way during the sum
     const double share = energy_of(r, pick) / whole;
     if (threadIdx.x % 32 == 0) {
-      a.scores[first + picked[pick]] = static_cast<T>(share);
+      a.scores[first + token] = static_cast<T>(share);
+      a.kept[first + token] = 1;
+    }
+  }
+  if (coverage == 0 && picks < places) {
+    __syncthreads();
+    if (threadIdx.x < 32) {
+      keep_first(a.kept + first, r.n, places - picks);
     }
   }
   if (threadIdx.x == 0) {
@@ -275,16 +250,18 @@ int64_t pivot_on_chip(const Images& x, const Budget& budget) {
     return 0;
   }
   const int64_t places = std::min(budget.cu_keep ? budget.total_keep : budget.keep, x.tokens);
-  const int64_t room = limit / static_cast<int64_t>(sizeof(double));
+  const int64_t room = limit / static_cast<int64_t>(sizeof(double)) - 2 * kPivotWarps;
   return std::min(room, pivot_numbers(x.tokens) + (places + 1) / 2 * 2 * x.tokens);
 }
 
 template <class T>
 void launch_pivot(const Images& x, const Pivot<T>& arguments, cudaStream_t stream) {
-  const auto warps = std::clamp<int64_t>(pivot_chunks(x.tokens), 1, kMostWarps);
-  launch_clusters("pivot_kernel", pivot_kernel<T>, dim3(static_cast<unsigned>(x.images)),
-                  dim3(static_cast<unsigned>(32 * warps)), {1, arguments.on_chip * sizeof(double)},
-                  stream, x, arguments);
+  const auto warps = std::clamp<int64_t>((x.tokens + kRun - 1) / kRun, 1, kPivotWarps);
+  const bool on_chip = arguments.on_chip >= pivot_numbers(x.tokens);
+  launch_clusters("pivot_kernel", on_chip ? pivot_kernel<true, T> : pivot_kernel<false, T>,
+                  dim3(static_cast<unsigned>(x.images)), dim3(static_cast<unsigned>(32 * warps)),
+                  {1, (2 * kPivotWarps + arguments.on_chip) * sizeof(double)}, stream, x,
+                  arguments);
 }
 
 template void launch_pivot(const Images&, const Pivot<float>&, cudaStream_t);

@@ -25,14 +25,11 @@ struct Pivot {
 // The `on_chip` that suits the current device. Asks the driver, waits for nothing.
 int64_t pivot_on_chip(const Images& x, const Budget& budget);
 
-// Runs of 32 tokens.
-SVDPRUNE_HOST_DEVICE constexpr int64_t pivot_chunks(int64_t tokens) {
-  return (tokens + 31) / 32;
-}
+constexpr int kPivotWarps = 8;  // of a block, at most
 
 // Numbers of an image of N tokens that a block works on, but for the rows: even, so that those are aligned.
 SVDPRUNE_HOST_DEVICE constexpr int64_t pivot_numbers(int64_t tokens) {
-  return (3 * tokens + 2 * pivot_chunks(tokens) + 1) / 2 * 2;
+  return (3 * tokens + 1) / 2 * 2;
 }
 
 // Stage 4 of "pivoted", all picks in one launch, a block an image. An image that is not finite gets NaN scores and

@@ -60,6 +60,11 @@ inline unsigned __reduce_max_sync(unsigned, unsigned value) {
   return *std::max_element(shown.begin(), shown.end());
 }
 
+inline unsigned __reduce_min_sync(unsigned, unsigned value) {
+  const auto shown = emulation::show(value);
+  return *std::min_element(shown.begin(), shown.end());
+}
+
 template <class T>
 T __ldcg(const T* address) {
   return *address;
