@@ -28,6 +28,11 @@ __device__ __forceinline__ int rank_found(const Shared& s, int m) {
              : tridiag::rank_for_variance(s.ritz, m, s.problem->variance, s.problem->trace);
 }
 
+// Whether looking closer would be in vain: few more steps than directions, the last of which still holds much.
+__device__ __forceinline__ bool too_early(const Shared& s, int m, int rank) {
+  return 4 * m < 7 * rank && fabs(s.coupling[m - 1]) > s.ritz[rank - 1] / 8;
+}
+
 // Parts (i) and (ii), the same in all blocks: what the remainder's eigenvalues must lie below for part (iii), or
 // 0 where they fail. Leaves the Ritz values in s.ritz, and the leading vectors of T_m. m <= n / 2, so that there is room
 // for one in what the next step exchanges.
@@ -39,11 +44,13 @@ __device__ __forceinline__ double leading_pairs_found(const Team& team, const Sh
     send_ritz_values(team, s, m, refines ? kFine : kCoarse, refines);
     cluster_sync();
     const int found = rank_found(s, m);
-    if (found >= m || (refines && found != rank)) {
+    if (found >= m || (refines && found != rank) || too_early(s, m, found)) {
       return 0;
     }
     rank = found;
-    cluster_sync();  // all blocks have taken that decision
+    if (!refines) {
+      cluster_sync();  // all blocks have taken that decision
+    }
   }
   write_vectors(team, s, m, 0, rank, reinterpret_cast<double*>(free_buffer(s.steps)),
                 s.steps.capacity);

@@ -17,17 +17,17 @@ template <int kColumns>
 __device__ __forceinline__ void apply_reflector(const Team& team, float tau, const float* v,
                                                 float (&z)[vectors_together(kColumns)][kColumns]) {
   constexpr int kTogether = vectors_together(kColumns);
-  float factor[kTogether] = {};
+  float parts[kTogether][2] = {}, factor[kTogether];
 #pragma unroll
   for (int q = 0; q < kColumns; ++q) {
 #pragma unroll
     for (int t = 0; t < kTogether; ++t) {
-      factor[t] += v[32 * q + team.lane] * z[t][q];
+      parts[t][q % 2] += v[32 * q + team.lane] * z[t][q];
     }
   }
 #pragma unroll
   for (int t = 0; t < kTogether; ++t) {
-    factor[t] = tau * warp_sum(factor[t]);
+    factor[t] = tau * warp_sum(parts[t][0] + parts[t][1]);
   }
 #pragma unroll
   for (int q = 0; q < kColumns; ++q) {
