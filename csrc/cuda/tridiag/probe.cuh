@@ -20,6 +20,13 @@ __device__ __forceinline__ double fill_probe(const Team& team, const Shared& s, 
   return square;
 }
 
+// The squared norm of R q - alpha q - back before, with q and before orthonormal, of which alpha = q^T R q.
+__device__ __forceinline__ double rest_of(double square, double alpha, double back) {
+  constexpr double kCancels = 1e-3;  // as q is of unit length to some 1e-7
+  const double rest = square - alpha * alpha - back * back;
+  return rest > kCancels * square ? rest : -1;
+}
+
 // True: no eigenvalue of what remains from row and column m on lies above `limit`. No update is pending, so there is
 // room for two vectors, and for the products in what the next step exchanges.
 template <class Plan>
@@ -46,18 +53,22 @@ __device__ __forceinline__ bool probe_misses(Team team, Shared& s, const Rows<Pl
     rows.multiply(team, s, m, s.probe, q);
     end_round(s.probe);
     float product[kOwnRows<kColumns>];
-    double along = 0;
+    double sums[4] = {};
     for_own_rows<kColumns>(team, [&](int own, int i) {
       product[own] = i >= m && i < s.n ? latest(s.probe)[i] : 0;
-      along += static_cast<double>(q[i]) * product[own];
+      sums[0] += static_cast<double>(q[i]) * product[own];
+      sums[1] += static_cast<double>(product[own]) * product[own];
     });
-    const double alpha = block_sum(team, along, s.partial[0]);
-    double rest = 0;
+    block_sums(team, sums, s.sums);
+    const double alpha = sums[0];
+    double rest = rest_of(sums[1], alpha, back), own_rest = 0;
     for_own_rows<kColumns>(team, [&](int own, int i) {
       product[own] -= static_cast<float>(alpha) * q[i] + back * before[i];
-      rest += static_cast<double>(product[own]) * product[own];
+      own_rest += static_cast<double>(product[own]) * product[own];
     });
-    rest = block_sum(team, rest, s.partial[1]);
+    if (rest < 0) {
+      rest = block_sum(team, own_rest, s.partial[0]);
+    }
     const double inverse = rest > 0 ? tridiag::inverse_root(rest) : 0;
     const double beta = rest * inverse;
     back = static_cast<float>(beta);

@@ -1,4 +1,4 @@
-// Eigenvalues of T_m, all at the same time, by multisection: a warp has one eigenvalue, or two, four or eight.
+// Eigenvalues of T_m, all at the same time, by multisection: a warp has one eigenvalue, or some.
 #pragma once
 
 #include "shared.cuh"
@@ -15,7 +15,7 @@ constexpr double kFine = 0x1p-50;
 // blocks has them all on its way: a round costs the same, whatever it is spent on.
 __device__ __forceinline__ int lanes_of(int m) {
   constexpr int kWarps = kMostCluster * threads_of(kMostTokens / 32) / 32;
-  return m <= kWarps ? 32 : m <= 2 * kWarps ? 16 : m <= 4 * kWarps ? 8 : 4;
+  return 32 / ((m + kWarps - 1) / kWarps);
 }
 
 // ritz [m]: the eigenvalues' intervals of width at most `to`, their middles, descending, in every block; seen after

@@ -15,23 +15,17 @@ constexpr double kTinyPivot = 0x1p-104;  // eps^2: takes the place of a pivot of
 // 2. From the first row down (ratio = c_i / D_i), or from the last one up (c_i / E_i+1).
 SVDPRUNE_HOST_DEVICE inline void twisted_ratios(const double* diagonal, const double* coupling,
                                                 int m, double x, bool upwards, double* ratio) {
-  const int step = upwards ? -1 : 1, shift = upwards ? -1 : 0;
-  int row = upwards ? m - 1 : 0;
-  double carried = 0, shifted = diagonal[row] - x, c = m > 1 ? coupling[row + shift] : 0;
-#pragma unroll 1
-  for (int s = 0; s + 1 < m; ++s, row += step) {
-    // Loaded before what comes next is stored, for which it would wait.
-    const double shifted_ahead = diagonal[row + step] - x;
-    const double ahead = s + 2 < m ? coupling[row + step + shift] : 0;
-    double pivot = shifted - carried;
+  double carried = 0;
+  for (int s = 0; s + 1 < m; ++s) {
+    const int row = upwards ? m - 1 - s : s;
+    const int edge = upwards ? row - 1 : row;
+    double pivot = diagonal[row] - x - carried;
     if (std::fabs(pivot) < kTinyPivot) {
       pivot = kTinyPivot;
     }
-    const double inverse = reciprocal(pivot);
-    ratio[row + shift] = c * inverse;
+    const double c = coupling[edge], inverse = reciprocal(pivot);
+    ratio[edge] = c * inverse;
     carried = c * c * inverse;
-    shifted = shifted_ahead;
-    c = ahead;
   }
 }
 
@@ -47,15 +41,12 @@ SVDPRUNE_HOST_DEVICE inline double twist_residual(const double* diagonal, const 
 // The vector outwards from z_k = 1, in place of the ratios: down[i] becomes z_i for i < k, up[i]
 // z_i+1 for i >= k.
 SVDPRUNE_HOST_DEVICE inline void twisted_half(int m, int k, bool upwards, double* ratio) {
-  const int count = upwards ? m - 1 - k : k, step = upwards ? 1 : -1;
-  int edge = upwards ? k : k - 1;
-  double z = 1, factor = count > 0 ? ratio[edge] : 0;
-#pragma unroll 1
-  for (int s = 0; s < count; ++s, edge += step) {
-    const double ahead = s + 1 < count ? ratio[edge + step] : 0;
-    z *= -factor;
+  const int count = upwards ? m - 1 - k : k;
+  double z = 1;
+  for (int s = 0; s < count; ++s) {
+    const int edge = upwards ? k + s : k - 1 - s;
+    z *= -ratio[edge];
     ratio[edge] = z;
-    factor = ahead;
   }
 }
 

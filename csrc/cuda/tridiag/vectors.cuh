@@ -1,5 +1,5 @@
-// Eigenvectors of T_m: a warp a vector, by twisted factorisations. Loops are not unrolled: code that runs once takes its
-// time to be fetched.
+// Eigenvectors of T_m: a warp a vector, by twisted factorisations. Short loops are not unrolled: code that runs once takes
+// its time to be fetched.
 #pragma once
 
 #include "shared.cuh"
