@@ -128,13 +128,17 @@ def test_an_image_has_the_same_bits_alone_and_in_a_batch(library):
 @pytest.mark.parametrize(
     ("tokens", "shape", "backwards"),
     [
+        (300, Shape(16, 64), False),
+        (576, Shape(8, 256), False),  # with as many threads as on a GPU: some rows not in registers
+        (600, Shape(8, 256), True),
+        (600, Shape(16, 256), False),
         (769, Shape(16, 32), False),
         (1000, Shape(8, 64), True),
         (1024, Shape(16, 64), False),
     ],
     ids=lambda value: f"{value.blocks}x{value.threads}" if isinstance(value, Shape) else str(value),
 )
-def test_as_many_tokens_as_fit_on_chip(library, tokens, shape, backwards):
+def test_many_tokens(library, tokens, shape, backwards):
     x = with_spectrum(tokens, 64, power_law(64, 3.0))[None]
     found = eig_select(library, x, 16, shape=shape, backwards=backwards)
     cpu = svdprune.prune(x, 16, solver="tridiag")

@@ -214,18 +214,17 @@ __global__ __launch_bounds__(32 * kPivotWarps, 1) void pivot_kernel(Images x, Pi
     __syncthreads();
     ++picks;
     if (coverage > 0) {
-      covered += __shfl_sync(kAllLanes, energy_of_four(r, picks - 1, picks), 0) / whole;
+      covered += energy_of(r, picks - 1) / whole;
       if (covered >= coverage) {
         break;
       }
     }
     hold(r, picks, held);
   }
-  for (int four = threadIdx.x / 32; 4 * four < picks; four += blockDim.x / 32) {
-    const double share = energy_of_four(r, 4 * four, picks) / whole;
-    const int pick = 4 * four + threadIdx.x % 32 / 8;
-    if (threadIdx.x % 8 == 0 && pick < picks) {
-      const int token = picked[pick];
+  for (int pick = threadIdx.x / 32; pick < picks; pick += blockDim.x / 32) {
+    const int token = picked[pick];  // under way during the sum
+    const double share = energy_of(r, pick) / whole;
+    if (threadIdx.x % 32 == 0) {
       a.scores[first + token] = static_cast<T>(share);
       a.kept[first + token] = 1;
     }

@@ -160,29 +160,15 @@ __device__ void put_w(const Residual<T>& r, const Tokens& tokens, int pick, cons
   }
 }
 
+// ||w||^2 of a pick, which is the energy that it adds.
 template <class T>
-__device__ double w_of(const Residual<T>& r, int pick, int i) {
+__device__ double energy_of(const Residual<T>& r, int pick) {
+  const auto square = [](double w) { return w * w; };
   if (pick >= r.held) {
-    return r.far[pick * r.stride + i];
+    return sum_of_tokens(r.n, [&](int i) { return square(r.far[pick * r.stride + i]); });
   }
-  const double2 pair = r.near[pick / 2 * r.n + i];
-  return pick % 2 == 0 ? pair.x : pair.y;
-}
-
-// ||w||^2 of a pick, which is the energy that it adds: for pick first + l / 8 in lane l, if there are so many picks.
-// In a fixed order.
-template <class T>
-__device__ double energy_of_four(const Residual<T>& r, int first, int picks) {
-  const int lane = threadIdx.x % 32;
-  double energy[4] = {};
-  for (int i = lane; i < r.n; i += 32) {
-#pragma unroll
-    for (int s = 0; s < 4; ++s) {
-      const double w = first + s < picks ? w_of(r, first + s, i) : 0;
-      energy[s] += w * w;
-    }
-  }
-  return warp_sum_of_four(lane, energy);
+  const double* const near = reinterpret_cast<double*>(r.near + pick / 2 * r.n) + pick % 2;
+  return sum_of_tokens(r.n, [&](int i) { return square(near[2 * i]); });
 }
 
 }  // namespace svdprune::cuda::pivoting

@@ -42,8 +42,8 @@ __device__ __forceinline__ void send_pair(const Team& team, const Exchange<T>& e
                                           const Pair<T>& pair, bool sends) {
   const int block = team.lane % kMostCluster;
   if (sends && block < team.size) {
-    auto* const place =
-        reinterpret_cast<Pair<T>*>(exchange.results + buffer_of(exchange) * exchange.capacity + row);
+    auto* const place = reinterpret_cast<Pair<T>*>(exchange.results +
+                                                   buffer_of(exchange) * exchange.capacity + row);
     send(place, pair, exchange.arrivals + buffer_of(exchange), block);
   }
 }

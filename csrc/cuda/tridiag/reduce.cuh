@@ -111,9 +111,8 @@ __device__ __forceinline__ void next_column(const Team& team, Shared& s, int k) 
   double tail = tridiag::combined_square(slope, sums[1], sums[2], sums[3]);
   if (tail < 0) {
     double own_tail = 0;
-    for_own_rows<kColumns>(team, [&](int own, int i) {
-      own_tail += i > first + 1 ? g[own] * g[own] : 0;
-    });
+    for_own_rows<kColumns>(
+        team, [&](int own, int i) { own_tail += i > first + 1 ? g[own] * g[own] : 0; });
     tail = block_sum(team, own_tail, s.partial[0]);
   }
   reflect_column<kColumns>(team, s, first, g, at_first.column - tau * at_first.product + slope,

@@ -54,7 +54,8 @@ struct Rows {
   // Applies the pending update to all that is left from row and column `first` on, and sends the products with
   // v and the entries of column `first`.
   __device__ __forceinline__ void sweep(const Team& team, const Shared& s, int first) {
-    for_held(team, s.n, first, [&](int pair, auto slots) { sweep_held(team, s, first, pair, slots); });
+    for_held(team, s.n, first,
+             [&](int pair, auto slots) { sweep_held(team, s, first, pair, slots); });
     for_shared(team, s.n, first, [&](int pair) { sweep_shared(team, s, first, pair); });
   }
 
@@ -73,9 +74,9 @@ struct Rows {
       }
 #pragma unroll
       for (int four = 0; four < (slots + 3) / 4; ++four) {
-        const int own = pair + 2 * four + team.lane / 16;
-        send_pair(team, exchange, row_of_pair(team, own), pair_sums(team, product[four]),
-                  is_left(team, own, s.n, m));
+        const int own = 2 * four + team.lane / 16;
+        send_pair(team, exchange, row_of_pair(team, pair + own), pair_sums(team, product[four]),
+                  2 * own < slots && is_left(team, pair + own, s.n, m));
       }
     });
     for_shared(team, s.n, m, [&](int pair) {
@@ -184,12 +185,12 @@ struct Rows {
   __device__ __forceinline__ void sweep_held(const Team& team, const Shared& s, int first, int pair,
                                              Slots slots) {
     float product[(slots + 3) / 4][4] = {}, entry[(slots + 3) / 4][4] = {};
-    Pending own[slots];
+    Pending rows[slots];
 #pragma unroll
     for (int slot = 0; slot < slots; slot += 2) {
       const auto both = pending_pair(s, row_of_pair(team, pair + slot / 2));
-      own[slot] = both.first;
-      own[slot + 1] = both.second;
+      rows[slot] = both.first;
+      rows[slot + 1] = both.second;
     }
 #pragma unroll
     for (int begin = 0; begin < kColumns; begin += kColumnsAtOnce) {
@@ -204,7 +205,7 @@ struct Rows {
 #pragma unroll
         for (int slot = 0; slot < slots; ++slot) {
           float& value = a[2 * pair + slot][q];
-          value = updated(value, own[slot], other);
+          value = updated(value, rows[slot], other);
           product[slot / 4][slot % 4] += value * x;
         }
       }
@@ -223,10 +224,10 @@ struct Rows {
     for (int four = 0; four < (slots + 3) / 4; ++four) {
       const Pair<float> products = pair_sums(team, product[four]);
       const Pair<float> entries = pair_of_lane(team, first % 32, entry[four]);
-      const int sent = pair + 2 * four + team.lane / 16;
-      send_pair(team, s.steps, row_of_pair(team, sent),
+      const int own = 2 * four + team.lane / 16;
+      send_pair(team, s.steps, row_of_pair(team, pair + own),
                 Pair<RowResult>{{products.first, entries.first}, {products.second, entries.second}},
-                is_left(team, sent, s.n, first));
+                2 * own < slots && is_left(team, pair + own, s.n, first));
     }
   }
 

@@ -65,7 +65,8 @@ __device__ __forceinline__ double block_sum(const Team& team, double value, doub
 }
 
 // In every thread four sums over the block, in place of the numbers. partials [4, kMostWarps]: as there.
-__device__ __forceinline__ void block_sums(const Team& team, double (&number)[4], double* partials) {
+__device__ __forceinline__ void block_sums(const Team& team, double (&number)[4],
+                                           double* partials) {
   const double of_warp = warp_sum_of_four(team.lane, number);
   if (team.lane % 8 == 0) {
     partials[team.lane / 8 * kMostWarps + team.warp] = of_warp;
