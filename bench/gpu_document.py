@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from bench import gpu_goals
 from bench.document import format_seconds
 from bench.prefill_document import tokens_cell
 
@@ -146,6 +147,9 @@ def tables(result: dict[str, Any]) -> str:
             "Kernels of a warm call, those of 1 % of it or more, in the order of their launches:"
         )
         blocks.append(_table(KERNELS_HEADER, [kernel_cells(row) for row in result["kernels"]]))
+    if goals := gpu_goals.cells(result):
+        blocks.append("The goals in bfloat16, for one Hopper GPU, and what that run reached:")
+        blocks.append(_table(gpu_goals.HEADER, goals))
     if result.get("eigensolvers"):
         blocks.append('The spectrum stage of solver "eigh" alone, for one image, by eigensolver:')
         cells = [eigensolver_cells(row) for row in result["eigensolvers"]]
