@@ -49,7 +49,7 @@ def cells(goal: Goal, result: dict[str, Any]) -> list[str]:
         _ranks(goal.ranks),
         _OVER[goal.over],
         f"{goal.ratio:g}x",
-        UNMEASURED if reached is None else _verdict(reached, goal.ratio),
+        UNMEASURED if reached is None else ratio_verdict(reached, goal.ratio),
         _reason(goal, row, result) if row and reached and reached < goal.ratio else "",
     ]
 
@@ -61,10 +61,16 @@ def _row_of(goal: Goal, result: dict[str, Any]) -> dict[str, Any] | None:
     return None
 
 
-def _verdict(reached: float, goal: float) -> str:
+def ratio_verdict(reached: float, goal: float) -> str:
+    """Whether a ratio is at least its goal, and the ratio."""
     # Two digits after the point where one would hide on which side of the goal it lies.
     text = f"{reached:.1f}" if abs(reached - goal) >= 0.1 else f"{reached:.2f}"
-    return f"yes, {text}x" if reached >= goal else f"**no**, {text}x"
+    return verdict(reached >= goal, f"{text}x")
+
+
+def verdict(is_met: bool, reached: str) -> str:
+    """Whether a goal is met, and what was reached."""
+    return f"yes, {reached}" if is_met else f"**no**, {reached}"
 
 
 def _ranks(ranks: tuple[float, float]) -> str:

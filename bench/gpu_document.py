@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from bench import gpu_goals
 from bench.document import format_seconds
+from bench.goals_document import ratio_verdict, verdict
+from bench.gpu_goals import GOALS, GpuGoal
 from bench.prefill_document import tokens_cell
 
 UNMEASURED = (
@@ -31,6 +32,7 @@ MICRO_HEADER = (
     "SVD",
 )
 KERNELS_HEADER = ("images x tokens x width", "dtype", "operator", "together", "kernels")
+GOALS_HEADER = ("input", "what", "goal", "reached", "if missed, why")
 PREFILL_HEADER = (
     "images",
     "vision tokens",
@@ -74,6 +76,18 @@ def kernel_cells(row: dict[str, Any]) -> list[str]:
     total = sum(kernels.values())
     each = (f"{name} {format_seconds(t)}" for name, t in kernels.items() if t > total / 100)
     return [_shape(row), row["dtype"], row["operator"], format_seconds(total), ", ".join(each)]
+
+
+def goal_cells(goal: GpuGoal, value: float) -> list[str]:
+    """Cells of one line under ``GOALS_HEADER``, of a goal and what was reached."""
+    if goal.seconds is not None:
+        is_met = value <= goal.seconds
+        limit = f"at most {format_seconds(goal.seconds)}"
+        reached = verdict(is_met, format_seconds(value))
+    else:
+        is_met = value >= goal.ratio
+        limit, reached = f"{goal.ratio:g}x", ratio_verdict(value, goal.ratio)
+    return [_shape(goal.case), goal.what, limit, reached, "" if is_met else goal.reason]
 
 
 def eigensolver_cells(row: dict[str, Any]) -> list[str]:
@@ -147,9 +161,9 @@ def tables(result: dict[str, Any]) -> str:
             "Kernels of a warm call, those of 1 % of it or more, in the order of their launches:"
         )
         blocks.append(_table(KERNELS_HEADER, [kernel_cells(row) for row in result["kernels"]]))
-    if goals := gpu_goals.cells(result):
+    if goals := [(goal, value) for goal in GOALS if (value := goal.value(result)) is not None]:
         blocks.append("The goals in bfloat16, for one Hopper GPU, and what that run reached:")
-        blocks.append(_table(gpu_goals.HEADER, goals))
+        blocks.append(_table(GOALS_HEADER, [goal_cells(goal, value) for goal, value in goals]))
     if result.get("eigensolvers"):
         blocks.append('The spectrum stage of solver "eigh" alone, for one image, by eigensolver:')
         cells = [eigensolver_cells(row) for row in result["eigensolvers"]]

@@ -1,4 +1,4 @@
-"""How fast the CUDA backend is meant to be on a Hopper GPU, as data, and what one run reached."""
+"""How fast the CUDA backend is meant to be on a Hopper GPU; ``bench.report`` says what was reached."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from bench.document import format_seconds
-
-HEADER = ("input", "what", "goal", "reached", "if missed, why")
 Result = dict[str, Any]
-_CASE = {"tokens": 576, "width": 1024, "dtype": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -24,7 +20,7 @@ class GpuGoal:
         measured: Seconds, or the ratio, from a result of ``bench/run_gpu.sh``'s row of that input in "micro"
             and the kernels by operator; KeyError where it was not measured.
         seconds: The most, for a time.
-        ratio: The least, for a ratio.
+        ratio: The least, where there is no time.
         reason: Why a miss is one.
     """
 
@@ -33,17 +29,23 @@ class GpuGoal:
     what: str
     measured: Callable[[Result, dict[str, dict[str, float]]], float]
     seconds: float | None = None
-    ratio: float | None = None
+    ratio: float = 0.0
     reason: str = ""
+
+    @property
+    def case(self) -> Result:
+        """The input, as rows of a result have it."""
+        size = {"images": self.images, "tokens": 576, "width": 1024}
+        return {**size, "dtype": "bfloat16", "spectrum": self.spectrum}
 
     def value(self, result: Result) -> float | None:
         """What a run reached, None where it did not measure it."""
-        case = {**_CASE, "images": self.images, "spectrum": self.spectrum}
-        rows = [row for row in result.get("micro", []) if case.items() <= row.items()]
+        case = self.case.items()
+        rows = [row for row in result.get("micro", []) if case <= row.items()]
         kernels = {
             row["operator"]: row["kernels"]
             for row in result.get("kernels", [])
-            if case.items() <= row.items()
+            if case <= row.items()
         }
         try:
             return self.measured(rows[0] if rows else {}, kernels)
@@ -86,28 +88,3 @@ GOALS = (
         reason="Each of the 32 picks waits for the choice and then for a row of the Gram matrix from L2.",
     ),
 )
-
-
-def cells(result: Result) -> list[list[str]]:
-    """A line under ``HEADER`` for each goal that a run measured."""
-    lines = []
-    for goal in GOALS:
-        value = goal.value(result)
-        if value is None:
-            continue
-        if goal.seconds is not None:
-            meets, text = value <= goal.seconds, format_seconds(value)
-            limit = f"at most {format_seconds(goal.seconds)}"
-        else:
-            meets, text, limit = value >= (goal.ratio or 0), f"{value:.1f}x", f"{goal.ratio:g}x"
-        name = f"{goal.images} x {_CASE['tokens']} x {_CASE['width']}"
-        lines.append(
-            [
-                name if goal.spectrum == "photograph" else f"{name}, {goal.spectrum}",
-                goal.what,
-                limit,
-                f"yes, {text}" if meets else f"**no**, {text}",
-                "" if meets else goal.reason,
-            ]
-        )
-    return lines
