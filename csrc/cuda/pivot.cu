@@ -195,7 +195,7 @@ __global__ __launch_bounds__(32 * kPivotWarps, 1) void pivot_kernel(Images x, Pi
   }
   start(r);
   __syncthreads();
-  const double whole = sum_of_tokens(r.n, [&](int i) { return r.left[i]; });
+  const double whole = warp_sum_of(threadIdx.x % 32, r.n, [&](int i) { return r.left[i]; });
   const double coverage = a.budget.coverage;
   int32_t* const picked = a.picked + first_kept(a.budget, b);
   Held held;

@@ -108,16 +108,6 @@ __device__ void start(const Residual<T>& r) {
   put_most(r, 0, most);
 }
 
-// The sum of f(i) over all tokens, in every lane. In a fixed order.
-template <class F>
-__device__ double sum_of_tokens(int n, F&& f) {
-  double sum = 0;
-  for (int i = threadIdx.x % 32; i < n; i += 32) {
-    sum += f(i);
-  }
-  return warp_sum(sum);
-}
-
 // The token to pick: of those of which most is left the first; -1 if nothing is left of any. Each warp looks for it
 // on its own. The comparisons find one whatever the numbers are, NaN too.
 template <class T>
@@ -164,11 +154,12 @@ __device__ void put_w(const Residual<T>& r, const Tokens& tokens, int pick, cons
 template <class T>
 __device__ double energy_of(const Residual<T>& r, int pick) {
   const auto square = [](double w) { return w * w; };
+  const int lane = threadIdx.x % 32;
   if (pick >= r.held) {
-    return sum_of_tokens(r.n, [&](int i) { return square(r.far[pick * r.stride + i]); });
+    return warp_sum_of(lane, r.n, [&](int i) { return square(r.far[pick * r.stride + i]); });
   }
   const double* const near = reinterpret_cast<double*>(r.near + pick / 2 * r.n) + pick % 2;
-  return sum_of_tokens(r.n, [&](int i) { return square(near[2 * i]); });
+  return warp_sum_of(lane, r.n, [&](int i) { return square(near[2 * i]); });
 }
 
 }  // namespace svdprune::cuda::pivoting

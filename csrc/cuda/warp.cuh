@@ -16,6 +16,16 @@ __device__ __forceinline__ T warp_sum(T value) {
   return value;
 }
 
+// In every lane the sum of f(i) over 0 <= i < count, in a fixed order.
+template <class F>
+__device__ __forceinline__ double warp_sum_of(int lane, int count, F&& f) {
+  double sum = 0;
+  for (int i = lane; i < count; i += 32) {
+    sum += f(i);
+  }
+  return warp_sum(sum);
+}
+
 // In lane l the sum over the warp of number[l / 8], in the same order for each: a third of the shuffles of four sums.
 template <class T>
 __device__ __forceinline__ T warp_sum_of_four(int lane, const T (&number)[4]) {

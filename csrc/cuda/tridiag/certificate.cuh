@@ -9,11 +9,7 @@
 namespace svdprune::cuda {
 
 __device__ __forceinline__ double sum_of(const Team& team, const double* numbers, int count) {
-  double sum = 0;
-  for (int i = team.lane; i < count; i += 32) {
-    sum += numbers[i];
-  }
-  return warp_sum(sum);
+  return warp_sum_of(team.lane, count, [&](int i) { return numbers[i]; });
 }
 
 // Part (i) as far as it costs nothing: whether the Ritz values, whose sum is T_m's trace, hold the energy.

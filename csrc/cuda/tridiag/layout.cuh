@@ -22,7 +22,7 @@ struct Plan {
   static constexpr int kColumns = columns, kHeld = held, kThreads = threads_of(columns);
 };
 
-// Whether a block has as many, so that loops over them have no end to look for. Under emulation, where few threads take
+// Whether a block has as many threads, so that loops over them have no end to look for. Under emulation, where few threads take
 // an eighth of the time, it has what it was launched with.
 #ifdef SVDPRUNE_EMULATED
 constexpr bool kThreadsKnown = false;

@@ -61,12 +61,15 @@ __device__ __forceinline__ bool probe_misses(Team team, Shared& s, const Rows<Pl
     });
     block_sums(team, sums, s.sums);
     const double alpha = sums[0];
-    double rest = rest_of(sums[1], alpha, back), own_rest = 0;
     for_own_rows<kColumns>(team, [&](int own, int i) {
       product[own] -= static_cast<float>(alpha) * q[i] + back * before[i];
-      own_rest += static_cast<double>(product[own]) * product[own];
     });
+    double rest = rest_of(sums[1], alpha, back);
     if (rest < 0) {
+      double own_rest = 0;
+      for_own_rows<kColumns>(team, [&](int own, int) {
+        own_rest += static_cast<double>(product[own]) * product[own];
+      });
       rest = block_sum(team, own_rest, s.partial[0]);
     }
     const double inverse = rest > 0 ? tridiag::inverse_root(rest) : 0;
