@@ -98,8 +98,11 @@ def eigensolver_cells(row: dict[str, Any]) -> list[str]:
 
 
 def _steps(row: dict[str, Any]) -> str:
-    found = row.get("tridiag", {})  # where it ran: else "eigh" stood in, or nothing is known
-    return f"{found['steps']:.0f}" if found.get("ran") == "tridiag" else "-"
+    # Of "auto", or in older results of "tridiag", where it ran: else "eigh" stood in, or nothing is known.
+    found = row.get("auto") or row.get("tridiag", {})
+    units = {"tridiag": "", "purify": " products"}
+    ran = found.get("ran")
+    return f"{found['steps']:.0f}{units[ran]}" if ran in units else "-"
 
 
 def prefill_cells(row: dict[str, Any]) -> list[str]:

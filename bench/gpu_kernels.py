@@ -2,7 +2,8 @@
 
 ``python -m bench.gpu_kernels --json FILE``: calls of the operator on 576 x 1024 features, warm, one after the
 other. From a call's kernels its stages can be told: solver "eigh" has ``leverage``, ``select`` and ``gather``
-beside those of cuBLAS and cuSOLVER, solver "tridiag" ``gram_fused`` and, for all the rest, ``eig_select``.
+beside those of cuBLAS and cuSOLVER, solver "tridiag" ``gram_fused`` and, for all the rest, ``eig_select``,
+to which "auto" adds ``purify`` for flat spectra.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ INPUTS = (
     (Case(64, 576, 1024), torch.bfloat16),
 )
 EIGH = 'solver "eigh"'
+AUTO = 'solver "auto"'
 OPERATORS: dict[str, Callable[[Tensor], object]] = {
     EIGH: lambda x: torch.ops.svdprune.prune(x, KEEP, solver="eigh"),
+    AUTO: lambda x: torch.ops.svdprune.prune(x, KEEP),
     'solver "tridiag"': lambda x: torch.ops.svdprune.prune(x, KEEP, solver="tridiag"),
     'select "pivoted"': lambda x: torch.ops.svdprune.prune(x, KEEP, select="pivoted"),
 }
@@ -64,13 +67,15 @@ def short_name(kernel: str) -> str:
 
 
 def measure() -> list[dict[str, Any]]:
-    """A row for each input and operator; of "eigh" for the first input alone."""
+    """A row for each input and operator; of "eigh" for the first input alone, of "auto" for flat spectra."""
     rows = []
     for case, dtype in INPUTS:
         x = case.features().to("cuda", dtype)
         for name, operator in OPERATORS.items():
             is_eigh = name == EIGH
             if is_eigh and (case, dtype) != INPUTS[0]:
+                continue
+            if name == AUTO and case.spectrum != "flat":  # it is "tridiag"
                 continue
             calls = CALLS_OF_EIGH if is_eigh else CALLS
             rows.append(

@@ -35,14 +35,15 @@ def run(device: str, quick: bool = False) -> int:
                 svdprune.leverage_scores(x, center=center, solver="eigh")
                 svdprune.prune(x, keep, center=center)
                 svdprune.prune(x, keep, center=center, solver="tridiag")
+                svdprune.prune(x, keep, center=center, solver="purify")
                 svdprune.prune(x.mT.contiguous().mT, keep, rank=1, center=center)
                 svdprune.prune_adaptive(x, keep, coverage=0.5, center=center)
                 svdprune.prune(x, keep, select="pivoted", center=center)
                 svdprune.prune_adaptive(x, keep, coverage=0.5, select="pivoted", center=center)
-                calls += 7
+                calls += 8
             ends = [0, n // 3, n // 3, n]
             keeps = [0, min(2, n // 3), min(2, n // 3), min(2, n // 3) + min(3, n - n // 3)]
-            for solver in ("eigh", "tridiag"):
+            for solver in ("eigh", "tridiag", "purify"):
                 svdprune.prune_varlen(
                     x[0],
                     torch.tensor(ends, dtype=torch.int32, device=device),
@@ -54,7 +55,7 @@ def run(device: str, quick: bool = False) -> int:
             svdprune.prune(torch.zeros_like(x), keep)
             svdprune.prune(x, n)
             svdprune.prune(x, 0)
-            calls += 5
+            calls += 6
             if device != "cpu":  # which refuses it
                 bad = x.clone()
                 bad[-1, -1, -1] = float("nan")

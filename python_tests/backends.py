@@ -64,4 +64,4 @@ def _shapes() -> dict[str, torch.Size]:
 def is_quick(sample: Sample, solver: str = "eigh", *_: Any) -> bool:
     """Whether the emulation takes a second at most; "tridiag" takes a hundredth of one for each token."""
     shape = _shapes()[sample.name]
-    return shape.numel() <= (8000 if solver == "eigh" else 700)
+    return shape.numel() <= {"eigh": 8000, "purify": 300}.get(solver, 700)

@@ -13,7 +13,7 @@ from torch import Tensor
 import svdprune_ext as svdprune
 
 OPS = ["leverage_scores", "prune", "prune_adaptive", "prune_varlen"]  # solver "eigh"
-OPS += [f"{name} tridiag" for name in OPS]
+OPS += [f"{name} {solver}" for solver in ("tridiag", "purify") for name in OPS]
 FEW = {
     "gaussian",
     "batch",
@@ -58,7 +58,7 @@ def operator_calls(device: str | torch.device = "cuda") -> dict[str, Callable[[T
             ),
         ]
 
-    return dict(zip(OPS, calls("eigh") + calls("tridiag"), strict=True))
+    return dict(zip(OPS, calls("eigh") + calls("tridiag") + calls("purify"), strict=True))
 
 
 def features(seed: int = 0, device: str | torch.device = "cuda") -> Tensor:

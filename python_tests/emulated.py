@@ -20,11 +20,11 @@ HERE = Path(__file__).resolve().parent
 KERNELS = HERE.parent / "csrc" / "cuda"
 MARGIN = 64  # numbers, on either side of an output
 SOURCES = (
-    *("pack", "gram_fused", "leverage", "select", "pivot", "gather", "eig_select"),
+    *("pack", "gram_fused", "leverage", "select", "pivot", "gather", "eig_select", "purify"),
     *("rater_rows", "rater_heads"),
 )
 EXPORTED = (
-    *("pass_on", "send_all", "gram_fused", "eig_select", "pivot", "pivot_float64"),
+    *("pass_on", "send_all", "gram_fused", "eig_select", "purify", "pivot", "pivot_float64"),
     *("feature_means", "largest_magnitude", "pack", "leverage", "select", "gather"),
     *("rater_scores", "rater_scores_by_head"),
 )
@@ -308,4 +308,5 @@ def _load(library: Path) -> ctypes.CDLL:
     loaded.emulated_rater_tiles.restype = c_int64
     loaded.emulated_pivot_on_chip.restype = c_int64
     loaded.emulated_pivot_numbers.restype = c_int64
+    loaded.emulated_purify_state_bytes.restype = c_int64
     return loaded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ctypes import Structure, byref, c_bool, c_double, c_int, c_int64, c_size_t, c_void_p
 from dataclasses import dataclass
+from enum import IntEnum
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,15 +22,23 @@ class Shape:
     threads: int = 64
 
 
+class HandOver(IntEnum):
+    """Which images are left to the kernel purify."""
+
+    NEVER, FLAT, ALWAYS = range(3)
+
+
 class _EigSelect(Structure):
     _fields_ = (
         ("partials", c_void_p),
         ("parts", c_int64),
         ("gram", c_void_p),
+        ("reflectors", c_void_p),
         ("largest", c_void_p),
         ("vectors", c_void_p),
         ("variance", c_double),
         ("rank_asked", c_int64),
+        ("hand_over", c_int),
         ("scores", c_void_p),
         ("rank", c_void_p),
         ("steps", c_void_p),
@@ -83,6 +92,7 @@ def eig_select(
     largest: Tensor | None = None,
     gram: Tensor | None = None,
     partials: Tensor | None = None,
+    hand_over: HandOver = HandOver.NEVER,
     shape: Shape = Shape(),
     backwards: bool = False,
 ) -> Found:
@@ -93,6 +103,7 @@ def eig_select(
     packed = isinstance(keep, Tensor)
     total = int(keep[-1]) if packed else 0
     places = (total,) if packed else (cuda.images, keep or 0)
+    reflectors = gram if hand_over == HandOver.NEVER else torch.full_like(gram, float("nan"))
     vectors = cuda._output((cuda.images, n // 2 + 1, n), float("nan"), torch.float32)
     scores = cuda._output(x.shape[:-1], -1.0, torch.float32)
     ranks = cuda._output((cuda.images,), -7, torch.int32)
@@ -110,10 +121,12 @@ def eig_select(
         _pointer(partials),
         partials.shape[1],
         _pointer(gram),
+        _pointer(reflectors),
         _pointer(largest),
         _pointer(vectors),
         variance,
         rank or 0,
+        hand_over,
         _pointer(scores),
         _pointer(ranks),
         _pointer(steps),

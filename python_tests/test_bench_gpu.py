@@ -206,7 +206,7 @@ def test_without_a_gpu_nothing_is_measured(module, tmp_path, capsys):
 
 
 def test_the_small_script_calls_everything():
-    assert gpu_small.run("cpu") == 4 * (4 * 19 + 3)
+    assert gpu_small.run("cpu") == 4 * (4 * 22 + 3)
 
 
 # LLaVA's prefill.
@@ -315,6 +315,8 @@ def test_tables_of_a_run():
     ) in text
     stood_in = {**RESULT["micro"][0], "tridiag": {"ran": "eigh", "steps": 576.0}}
     assert gpu_document.micro_cells(stood_in)[3] == "-"
+    purified = {**RESULT["micro"][0], "auto": {"ran": "purify", "steps": 40.0}}
+    assert gpu_document.micro_cells(purified)[3] == "40 products"
     assert (
         "| 1 | all 576 | 10 ms | - | 1 ms | 100 ms | 112 ms | - | 0.0% | 0.0% | 3.00 GiB |" in text
     )
@@ -437,4 +439,5 @@ def test_agreement_with_the_cpu_tells_what_ran():
     assert found["kept_as_on_cpu"] == found["tridiag"]["kept_as_on_cpu"] == bench_gpu.KEEP
     assert found["tridiag"]["ran"] == "tridiag"
     assert 0 < found["tridiag"]["steps"] <= 64
+    assert found["auto"] == found["tridiag"]
     assert found["rank"] >= 1

@@ -139,6 +139,8 @@ def test_all_memory_goes_back(name):
         *product(["eigh", "tridiag"], [(2, 40, 56), (2, 56, 40)]),
         ("eigh", (1, 512, 1024)),  # cuSOLVER waits where there are more
         ("tridiag", (1, 576, 1024)),
+        ("auto", (1, 576, 1024)),
+        ("purify", (2, 40, 56)),
     ],
     ids=str,
 )
@@ -153,7 +155,7 @@ def test_a_warm_call_does_not_wait_for_the_device(solver, op, shape):
     assert_does_not_wait(call)
 
 
-@pytest.mark.parametrize("name", ["prune_varlen", "prune_varlen tridiag"])
+@pytest.mark.parametrize("name", ["prune_varlen", "prune_varlen tridiag", "prune_varlen purify"])
 def test_a_warm_varlen_call_that_is_told_its_totals_does_not_wait(name):
     call, x = operator_calls()[name], features()
     assert_does_not_wait(lambda: call(x))

@@ -93,7 +93,8 @@ struct Results {
   void* tokens = nullptr;
   int64_t* indices = nullptr;
   int32_t* counts = nullptr;
-  int32_t* steps = nullptr;  // of "tridiag"
+  int32_t* steps = nullptr;    // of "tridiag" and "purify"
+  int32_t* solvers = nullptr;  // written for images of "purify" alone
 };
 
 // What stage 1 reads in place of x, brought into range and, if asked, centred.
@@ -105,7 +106,7 @@ Packed pack(const Call& call, const Images& x, bool center, ScalarType dtype);
 // The five stages on cuBLAS, cuSOLVER and kernels of their own, for any x.
 void prune_eigh(const Call& call, const Images& x, const Options& options, const Results& results);
 
-// The five stages in two launches, for an x that is not empty and not float64. `shape`: from
+// The five stages in two launches or three, for an x that is not empty and not float64. `shape`: from
 // eig_select_shape_for.
 void prune_tridiag(const Call& call, const Images& x, const Options& options,
                    const Results& results, EigSelectShape shape);

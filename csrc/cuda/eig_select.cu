@@ -14,6 +14,8 @@
 #include "tridiag/load.cuh"
 #include "tridiag/multiple.cuh"
 
+#include "purify.h"
+
 #include <algorithm>
 #include <limits>
 #include <map>
@@ -30,7 +32,8 @@ struct Solved {
   int rank, steps;
 };
 
-// Reduces until certified or to the end; the Ritz values are in s.ritz. Returns the steps.
+// Reduces until certified or to the end; the Ritz values are in s.ritz. Returns the steps, 0 for an image that is handed
+// over.
 template <class Plan>
 __device__ __forceinline__ int reduce(Team team, Shared& s, float scale) {
   Rows<Plan> rows;
@@ -46,8 +49,13 @@ __device__ __forceinline__ int reduce(Team team, Shared& s, float scale) {
     }
     if (m == check) {
       end_round(s.steps);
-      if ((s.problem->rank > 0 || energy_captured(team, s, m)) && certified(team, s, rows, m)) {
+      const double captured = sum_of(team, s.diagonal, m);
+      if ((s.problem->rank > 0 || energy_captured(s, captured)) && certified(team, s, rows, m)) {
         return m;
+      }
+      if (s.problem->may_hand_over &&
+          tridiag::seems_flat(m, s.n, captured, s.problem->trace, s.problem->variance)) {
+        return 0;
       }
       check = tridiag::next_check(m, s.n, s.problem->rank);
     }
@@ -71,11 +79,14 @@ __device__ __forceinline__ int final_rank(const Shared& s, int m) {
   return min(m, tridiag::rank_for_variance(s.ritz, m, s.problem->variance, total));
 }
 
-// Stages 2 and 3 of an image. Rank -1: an eigenvalue did not converge.
+// Stages 2 and 3 of an image. Rank -1: an eigenvalue did not converge; kHandedOver: there are no scores.
 template <class Plan>
 __device__ __forceinline__ Solved solve(const Team& team, Shared& s, const Images& x,
                                         const EigSelect& a, float scale) {
   const int m = reduce<Plan>(team, s, scale);
+  if (m == 0) {
+    return {kHandedOver, 0};
+  }
   int rank = final_rank(s, m);
   if (x.tokens > x.features || x.cu_seqlens) {
     rank = tridiag::standing_out(s.ritz, rank);
@@ -97,7 +108,7 @@ __device__ __forceinline__ Solved solve(const Team& team, Shared& s, const Image
     }
     cluster_sync();
   }
-  apply_reflectors<Plan::kColumns>(team, s, m - 1, columns, s.problem->gram, vectors, stride);
+  apply_reflectors<Plan::kColumns>(team, s, m - 1, columns, s.problem->reflectors, vectors, stride);
   cluster_sync();
   send_leverage(team, s, columns, complement, vectors, stride,
                 a.scores + first_token(x, this_image()));
@@ -120,16 +131,20 @@ __device__ __forceinline__ void prune_image(const Images& x, const EigSelect& a)
         *s.problem = {loaded.trace,
                       a.rule.variance,
                       loaded.gram,
+                      a.reflectors + this_image() * x.tokens * x.tokens,
                       a.vectors + this_image() * (x.tokens / 2 + 1) * x.tokens,
                       static_cast<int>(x.tokens),
-                      static_cast<int>(min(a.rule.rank, most))};
+                      static_cast<int>(min(a.rule.rank, most)),
+                      a.hand_over != HandOver::kNever && !loaded.formed_anew};
       }
       __syncthreads();
-      solved = solve<Plan>(team, s, x, a, loaded.scale);
+      solved = a.hand_over == HandOver::kAlways && !loaded.formed_anew
+                   ? Solved{kHandedOver, 0}
+                   : solve<Plan>(team, s, x, a, loaded.scale);
     } else {
       solved.rank = loaded.state == Loaded::kNotFinite ? -1 : 0;
     }
-    if (solved.steps == 0 || solved.rank < 0) {
+    if (solved.rank == -1 || (solved.steps == 0 && solved.rank == 0)) {
       send_score(team, s, solved.rank < 0 ? std::numeric_limits<float>::quiet_NaN() : 0.0f,
                  a.scores + first_token(x, this_image()));
     }
@@ -137,17 +152,18 @@ __device__ __forceinline__ void prune_image(const Images& x, const EigSelect& a)
   const int64_t b = this_image();
   if (team.rank == 0 && team.thread == 0) {
     a.rank[b] = solved.rank;
-    if (a.steps) {
+    if (a.steps) {  // of an image that is handed over they are written later
       a.steps[b] = solved.steps;
     }
   }
   cluster_sync();
-  if (!a.selects) {
+  if (!a.selects || solved.rank == kHandedOver) {
     return;
   }
   send_kept(team, s, solved.rank, places_of(a.budget, b), a.budget.coverage);
   cluster_sync();
-  gather_kept(team, s, x, b, a.budget, static_cast<char*>(a.tokens), a.indices, a.count);
+  gather_rows(x, b, a.budget, shared_kept(s), team.rank + team.size * team.warp,
+              team.size * team.warps, static_cast<char*>(a.tokens), a.indices, a.count);
 }
 
 // A cluster: one image, blockIdx.y. Shared memory: SharedSizes, dynamic. n = N <= 32 Plan::kColumns. Every

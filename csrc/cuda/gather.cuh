@@ -1,7 +1,7 @@
-// Copying kept rows, bit for bit: what gather_kernel and eig_select_kernel share.
+// Copying kept rows, bit for bit: what the kernels that gather share.
 #pragma once
 
-#include "device.cuh"
+#include "warp.cuh"
 
 namespace svdprune::cuda {
 
@@ -40,6 +40,50 @@ __device__ inline void clear_row(int64_t bytes, char* target, int lane) {
 #pragma unroll 1
   for (int64_t k = lane; k < bytes; k += 32) {
     target[k] = 0;
+  }
+}
+
+// In every lane: how many of the first `end` tokens stay. kept: a byte a token, 1 for one that stays.
+__device__ inline int count_kept(const uint8_t* kept, int end, int lane) {
+  int count = 0;
+  for (int i = lane; i < end; i += 32) {
+    count += kept[i];
+  }
+  return warp_sum(count);
+}
+
+// tokens, indices and count of image b, as launch_gather writes them: a warp a row, of `warps` that share the image.
+__device__ inline void gather_rows(const Images& x, int64_t b, const Budget& budget,
+                                   const uint8_t* kept, int warp, int warps, char* tokens,
+                                   int64_t* indices, int32_t* counts) {
+  const int n = static_cast<int>(length_of(x, b)), lane = threadIdx.x % 32;
+  const int64_t width = width_of(x.dtype);
+  const int64_t row_bytes = x.features * width;
+  const int64_t places = places_of(budget, b), base = first_kept(budget, b);
+  for (int token = warp; token < n; token += warps) {
+    if (!kept[token]) {
+      continue;
+    }
+    const int64_t place = count_kept(kept, token, lane);
+    if (place >= places) {
+      continue;
+    }
+    const char* source = static_cast<const char*>(x.data) + token_offset(x, b, token) * width;
+    copy_row(source, x.feature_stride, width, x.features, tokens + (base + place) * row_bytes,
+             lane);
+    if (lane == 0) {
+      indices[base + place] = x.cu_seqlens ? first_token(x, b) + token : token;
+    }
+  }
+  const int all = count_kept(kept, n, lane);
+  for (int64_t place = all + warp; place < places; place += warps) {
+    clear_row(row_bytes, tokens + (base + place) * row_bytes, lane);
+    if (lane == 0) {
+      indices[base + place] = -1;
+    }
+  }
+  if (counts && warp == 0 && lane == 0) {
+    counts[b] = all;
   }
 }
 

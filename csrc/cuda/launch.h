@@ -104,15 +104,20 @@ EigSelectShape eig_select_shape(int64_t tokens, int blocks, int threads);
 // What suits the current device. Asks the driver, waits for nothing.
 EigSelectShape eig_select_shape_for(int64_t images, int64_t tokens);
 
+// Which images are left to launch_purify: their rank is kHandedOver (purify.h), and they have no other results.
+enum class HandOver { kNever, kFlat, kAlways };
+
 struct EigSelect {
   const double*
       partials;  // [B, parts, 2], as launch_gram_fused leaves them: the trace is taken of it
   int64_t parts;
-  float* gram;  // [B, N, N] full, in row strides of N; reflectors take its place
+  float* gram;        // [B, N, N] full, in row strides of N
+  float* reflectors;  // scratch [B, N, N]; where no image is handed over, it may be the Gram matrix
   const double*
       largest;     // [B] where x was packed for the Gram matrix, as launch_pack took it; or null
   float* vectors;  // scratch [B, N / 2 + 1, N]
   RankRule rule;
+  HandOver hand_over;
   float* scores;   // [B, N], packed [T]
   int32_t* rank;   // [B]
   int32_t* steps;  // [B] of the tridiagonalisation that were taken, 0 where there was none; or null

@@ -10,6 +10,7 @@
 // and go into registers in groups, once a group is complete.
 
 #include "pivot_residual.cuh"
+#include "tridiag/reciprocal.h"
 
 #include <algorithm>
 
@@ -37,10 +38,13 @@ __device__ int groups_of(const Residual<T>& r, int picks) {
 // Takes the last group into registers, if so many picks complete one.
 template <class T>
 __device__ void hold(const Residual<T>& r, int picks, Held& held) {
+  if (picks % kGroup != 0 || picks > min(r.held, kHeld)) {
+    return;
+  }
   const Tokens tokens = tokens_of(r, r.begin);
 #pragma unroll
   for (int group = 0; group < kHeld / kGroup; ++group) {
-    if (picks == (group + 1) * kGroup && picks <= r.held) {
+    if (picks == (group + 1) * kGroup) {
 #pragma unroll
       for (int l = group * kGroup / 2; l < (group + 1) * kGroup / 2; ++l) {
 #pragma unroll
@@ -130,7 +134,7 @@ __device__ void take(const Residual<T>& r, const Held& held, int p, int picks, i
       left[s] = left_before[tokens.at[s]];
       least[s] = r.least[tokens.at[s]];
     }
-    const double scale = rsqrt(left_before[p]);
+    const double scale = tridiag::inverse_root(left_before[p]);
     Sums sums;
     const int groups = begin == r.begin ? groups_of(r, picks) : 0;
     add_held(r, held, p, groups, sums);
@@ -149,6 +153,25 @@ __device__ void take(const Residual<T>& r, const Held& held, int p, int picks, i
     }
   }
   put_most(r, 1 - turn, most);
+}
+
+// What each pick adds to the energy, as a share of all; a warp some picks, of which each lane writes one.
+template <class T>
+__device__ void put_shares(const Residual<T>& r, const int32_t* picked, int picks, double whole,
+                           T* scores, uint8_t* kept) {
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  for (int begin = warp; begin < picks; begin += 32 * warps) {
+    double own = 0;
+    for (int l = 0, pick = begin; l < 32 && pick < picks; ++l, pick += warps) {
+      const double energy = energy_of(r, pick);
+      own = l == lane ? energy : own;
+    }
+    const int pick = begin + lane * warps;
+    if (pick < picks) {
+      scores[picked[pick]] = static_cast<T>(own / whole);
+      kept[picked[pick]] = 1;
+    }
+  }
 }
 
 // Nothing is left of the tokens that were not picked: the first ones stay, so many of them. By one warp.
@@ -221,14 +244,7 @@ __global__ __launch_bounds__(32 * kPivotWarps, 1) void pivot_kernel(Images x, Pi
     }
     hold(r, picks, held);
   }
-  for (int pick = threadIdx.x / 32; pick < picks; pick += blockDim.x / 32) {
-    const int token = picked[pick];  // under way during the sum
-    const double share = energy_of(r, pick) / whole;
-    if (threadIdx.x % 32 == 0) {
-      a.scores[first + token] = static_cast<T>(share);
-      a.kept[first + token] = 1;
-    }
-  }
+  put_shares(r, picked, picks, whole, a.scores + first, a.kept + first);
   if (coverage == 0 && picks < places) {
     __syncthreads();
     if (threadIdx.x < 32) {

@@ -153,13 +153,16 @@ __device__ void put_w(const Residual<T>& r, const Tokens& tokens, int pick, cons
 // ||w||^2 of a pick, which is the energy that it adds.
 template <class T>
 __device__ double energy_of(const Residual<T>& r, int pick) {
-  const auto square = [](double w) { return w * w; };
-  const int lane = threadIdx.x % 32;
-  if (pick >= r.held) {
-    return warp_sum_of(lane, r.n, [&](int i) { return square(r.far[pick * r.stride + i]); });
+  const bool near = pick < r.held;
+  const double* const w = near ? reinterpret_cast<double*>(r.near + pick / 2 * r.n) + pick % 2
+                               : r.far + pick * r.stride;
+  const int apart = near ? 2 : 1;
+  double sum = 0;
+#pragma unroll 6  // for the reads to be under way together
+  for (int i = threadIdx.x % 32; i < r.n; i += 32) {
+    sum += w[i * apart] * w[i * apart];
   }
-  const double* const near = reinterpret_cast<double*>(r.near + pick / 2 * r.n) + pick % 2;
-  return warp_sum_of(lane, r.n, [&](int i) { return square(near[2 * i]); });
+  return warp_sum(sum);
 }
 
 }  // namespace svdprune::cuda::pivoting

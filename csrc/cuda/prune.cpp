@@ -72,18 +72,9 @@ struct Batch {
   }
 };
 
-Options check_cuda_options(const char* op, double variance, std::optional<int64_t> rank,
-                           bool center, const std::string& solver, int64_t rank_limit,
-                           const char* limit_name) {
-  const Options options = check_options(op, variance, rank, center, solver, rank_limit, limit_name);
-  if (options.solver == Solver::kPurify) {
-    refuse(op, "solver must be \"auto\", \"tridiag\" or \"eigh\" for CUDA tensors, got \"purify\"");
-  }
-  return options;
-}
-
-// The five stages by the solver that was asked for, "auto" being "tridiag", or by "eigh" where that cannot
-// run. Returns which one ran; kAuto: none, as select "pivoted" needs none.
+// The five stages by the solver that was asked for, "auto" being "tridiag", which leaves flat spectra to "purify" where
+// that can run, as "purify" leaves to it what it cannot do; or by "eigh" where neither can run. Returns which one ran,
+// kTridiag for both; kAuto: none, as select "pivoted" needs none.
 Solver run(const Call& call, const Images& x, const Options& options, const Results& results) {
   const bool empty = x.images == 0 || x.tokens == 0 || x.features == 0;
   if (results.select == Select::kPivoted && !empty) {
@@ -106,7 +97,7 @@ std::tuple<Tensor, Tensor> leverage_scores_cuda(const Tensor& x, double variance
   const char* op = "leverage_scores";
   const Batch batch(op, x);
   const Options options =
-      check_cuda_options(op, variance, rank, center, solver, batch.rank_limit(), "min(N, D)");
+      check_options(op, variance, rank, center, solver, batch.rank_limit(), "min(N, D)");
   const Call call(op, x);
   const Tensor scores = batch.output(call, {batch.images.tokens}, score_dtype(x));
   const Tensor ranks = batch.output(call, {}, ScalarType::Int);
@@ -122,7 +113,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> diagnose_cuda(const Tensor& x
   const char* op = "diagnose";
   const Batch batch(op, x);
   const Options options =
-      check_cuda_options(op, variance, rank, center, solver, batch.rank_limit(), "min(N, D)");
+      check_options(op, variance, rank, center, solver, batch.rank_limit(), "min(N, D)");
   const Call call(op, x);
   const Tensor scores = batch.output(call, {batch.images.tokens}, score_dtype(x));
   const Tensor ranks = batch.output(call, {}, ScalarType::Int);
@@ -130,13 +121,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> diagnose_cuda(const Tensor& x
   Tensor sizes = batch.output(call, {}, ScalarType::Int);
   Tensor solvers = batch.output(call, {}, ScalarType::Int);
   Tensor refined = batch.output(call, {}, ScalarType::Int);
+  torch::stable::fill_(solvers, static_cast<double>(static_cast<int64_t>(Solver::kTridiag)));
   const Solver ran = run(call, batch.images, options,
-                         {.scores = scores, .ranks = ranks, .steps = pointer<int32_t>(steps)});
+                         {.scores = scores,
+                          .ranks = ranks,
+                          .steps = pointer<int32_t>(steps),
+                          .solvers = pointer<int32_t>(solvers)});
   // "tridiag" works on the tokens' side always.
   const int64_t size = ran == Solver::kTridiag ? batch.images.tokens : batch.rank_limit();
   torch::stable::fill_(sizes, static_cast<double>(size));
   torch::stable::fill_(refined, 0.0);
-  torch::stable::fill_(solvers, static_cast<double>(static_cast<int64_t>(ran)));
+  if (ran != Solver::kTridiag) {
+    torch::stable::fill_(solvers, static_cast<double>(static_cast<int64_t>(ran)));
+  }
   if (ran == Solver::kEigh) {
     torch::stable::fill_(steps, static_cast<double>(size));
   }
@@ -153,7 +150,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_cuda(const Tensor& x, int64_t k
   const Images& images = batch.images;
   check_keep(op, "keep", keep_tokens, images.tokens);
   const Options options =
-      check_cuda_options(op, variance, rank, center, solver, batch.rank_limit(), "min(N, D)");
+      check_options(op, variance, rank, center, solver, batch.rank_limit(), "min(N, D)");
   const Select rule = check_select(op, select, variance, rank, solver, images.tokens);
   const Call call(op, x);
   const Tensor tokens = batch.output(call, {keep_tokens, images.features}, x.scalar_type());
@@ -182,7 +179,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> prune_adaptive_cuda(
   check_keep(op, "max_keep", max_keep, images.tokens);
   check_coverage(op, coverage);
   const Options options =
-      check_cuda_options(op, variance, rank, center, solver, batch.rank_limit(), "min(N, D)");
+      check_options(op, variance, rank, center, solver, batch.rank_limit(), "min(N, D)");
   const Select rule = check_select(op, select, variance, rank, solver, images.tokens);
   const Call call(op, x);
   const Tensor tokens = batch.output(call, {max_keep, images.features}, x.scalar_type());
@@ -213,7 +210,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_varlen_cuda(
   if (images_count > kMaxImages) {
     refuse(op, "cu_seqlens must name at most ", kMaxImages, " images, got ", images_count);
   }
-  const Options options = check_cuda_options(op, variance, rank, center, solver, x.size(1), "D");
+  const Options options = check_options(op, variance, rank, center, solver, x.size(1), "D");
   const Select rule = check_select(op, select, variance, rank, solver, max_seqlen);
   const Call call(op, x);
   const Tensor seqlens = to_int64(cu_seqlens);

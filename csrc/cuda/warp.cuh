@@ -41,4 +41,35 @@ __device__ __forceinline__ T warp_sum_of_four(int lane, const T (&number)[4]) {
   return sum;
 }
 
+// In lane l the sum over the warp of number[l / 4], likewise of eight.
+template <class T>
+__device__ __forceinline__ T warp_sum_of_eight(int lane, const T (&number)[8]) {
+  const bool upper = lane & 16;
+  T half[4];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const T given = upper ? number[i] : number[i + 4];
+    half[i] = (upper ? number[i + 4] : number[i]) + __shfl_xor_sync(kAllLanes, given, 16);
+  }
+  const bool odd_pair = lane & 8, odd = lane & 4;
+  T pair[2];
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const T given = odd_pair ? half[i] : half[i + 2];
+    pair[i] = (odd_pair ? half[i + 2] : half[i]) + __shfl_xor_sync(kAllLanes, given, 8);
+  }
+  T sum = (odd ? pair[1] : pair[0]) + __shfl_xor_sync(kAllLanes, odd ? pair[0] : pair[1], 4);
+  sum += __shfl_xor_sync(kAllLanes, sum, 2);
+  return sum + __shfl_xor_sync(kAllLanes, sum, 1);
+}
+
+#ifndef SVDPRUNE_EMULATED  // which has its own
+
+// A barrier of the block's first threads alone, whole warps.
+__device__ inline void sync_first(int threads) {
+  asm volatile("bar.sync 1, %0;" ::"r"(threads) : "memory");
+}
+
+#endif
+
 }  // namespace svdprune::cuda

@@ -111,7 +111,9 @@ struct Warp {
 struct Block {
   uint3 index;
   Barrier barrier;
+  std::map<int, Barrier> of_first;  // barriers of its first threads, by their number
   std::vector<Warp> warps;
+  std::map<size_t, int> votes;        // by the barrier's generation
   std::vector<unsigned char> memory;  // dynamic shared memory between margins
 
   unsigned char* shared() {
@@ -190,6 +192,8 @@ inline void run_fibre() {
 inline void start_block(Block& block, uint3 index, Fibre* first, size_t threads) {
   block.index = index;
   block.barrier = {threads};
+  block.votes.clear();
+  block.of_first.clear();
   block.warps.assign((threads + kLanes - 1) / kLanes, {});
   block.memory.assign(shared_bytes + 2 * kSharedMargin + 128, 0xff);
   for (size_t t = 0; t < threads; ++t) {
@@ -286,6 +290,17 @@ void run_grid(void (*kernel)(Parameters...), dim3 grid, dim3 block, unsigned clu
       }
     }
   }
+}
+
+// All blocks alive together.
+template <class... Parameters, class... Arguments>
+void run_together(void (*kernel)(Parameters...), unsigned grid, unsigned threads,
+                  size_t dynamic_bytes, const Arguments&... arguments) {
+  gridDim = grid;
+  blockDim = threads;
+  shared_bytes = dynamic_bytes;
+  body = [&] { kernel(arguments...); };
+  run_cluster({0, 0, 0}, grid);
 }
 
 }  // namespace emulation

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "../../csrc/cuda/cluster.cuh"
+#include "../../csrc/cuda/grid.cuh"
 #include "executor.h"
 
 #include <array>
@@ -9,6 +10,24 @@
 inline void __syncthreads() {
   emulation::sync(emulation::current->block->barrier);
 }
+
+inline int __syncthreads_or(int vote) {
+  emulation::Block& block = *emulation::current->block;
+  const size_t round = block.barrier.generation;
+  block.votes[round] |= vote;
+  __syncthreads();
+  return block.votes[round];
+}
+
+namespace svdprune::cuda {
+
+inline void sync_first(int threads) {
+  emulation::Block& block = *emulation::current->block;
+  emulation::sync(
+      block.of_first.try_emplace(threads, emulation::Barrier{size_t(threads)}).first->second);
+}
+
+}  // namespace svdprune::cuda
 
 inline void __syncwarp(unsigned = ~0u) {
   emulation::sync(emulation::current->warp->barrier);
@@ -141,6 +160,10 @@ T* cluster_map(T* shared, unsigned rank) {
   return reinterpret_cast<T*>(emulation::blocks[rank].shared() + offset);
 }
 
+inline void grid_sync() {
+  cluster_sync();  // as all blocks of such a launch are alive together
+}
+
 inline unsigned dynamic_shared_bytes() {
   return static_cast<unsigned>(emulation::shared_bytes);
 }
@@ -201,6 +224,20 @@ void launch_clusters(const char*, void (*kernel)(Parameters...), dim3 grid, dim3
     emulation::fail("not launched on the current stream");
   }
   emulation::run_grid(kernel, grid, block, shape.size, shape.shared_bytes, arguments...);
+}
+
+template <class... Parameters>
+int most_blocks(void (*)(Parameters...), int, size_t) {
+  return 132;
+}
+
+template <class... Parameters, class... Arguments>
+void launch_together(const char*, void (*kernel)(Parameters...), int blocks, int threads,
+                     size_t shared_bytes, cudaStream_t stream, const Arguments&... arguments) {
+  if (stream != emulation::stream) {
+    emulation::fail("not launched on the current stream");
+  }
+  emulation::run_together(kernel, blocks, threads, shared_bytes, arguments...);
 }
 
 template <class... Parameters, class... Arguments>

@@ -3,12 +3,14 @@
 #include "../../csrc/cuda/cluster.cuh"
 #include "../../csrc/cuda/launch.h"
 #include "../../csrc/cuda/pivot.h"
+#include "../../csrc/cuda/purify.h"
 
 using svdprune::cuda::Budget;
 using svdprune::cuda::Dtype;
 using svdprune::cuda::EigSelect;
 using svdprune::cuda::Images;
 using svdprune::cuda::Pivot;
+using svdprune::cuda::Purify;
 using svdprune::cuda::RaterCall;
 
 // Each block passes its rank and thread numbers on to the next one of its cluster, and the sum over
@@ -140,6 +142,14 @@ int64_t emulated_eig_select_bytes(int64_t tokens, int blocks, int threads) {
 void emulated_eig_select(const Images* x, const EigSelect* arguments, int blocks, int threads) {
   svdprune::cuda::launch_eig_select(
       *x, *arguments, svdprune::cuda::eig_select_shape(x->tokens, blocks, threads), nullptr);
+}
+
+int64_t emulated_purify_state_bytes() {
+  return sizeof(svdprune::purify::State);
+}
+
+void emulated_purify(const Images* x, const Purify* arguments, int blocks) {
+  svdprune::cuda::launch_purify(*x, *arguments, blocks, nullptr);
 }
 
 int64_t emulated_rater_tiles(const RaterCall* call) {

@@ -13,8 +13,8 @@ __device__ __forceinline__ double sum_of(const Team& team, const double* numbers
 }
 
 // Part (i) as far as it costs nothing: whether the Ritz values, whose sum is T_m's trace, hold the energy.
-__device__ __forceinline__ bool energy_captured(const Team& team, const Shared& s, int m) {
-  return sum_of(team, s.diagonal, m) >= s.problem->variance * s.problem->trace;
+__device__ __forceinline__ bool energy_captured(const Shared& s, double captured) {
+  return captured >= s.problem->variance * s.problem->trace;
 }
 
 // By the Ritz values, m + 1 when they do not hold the energy.

@@ -21,6 +21,17 @@ SVDPRUNE_HOST_DEVICE inline int next_check(int after, int n, int rank_asked) {
   return m <= n / 2 ? m : 0;
 }
 
+// Whether a full tridiagonalisation is to be expected, after m steps whose diagonal adds up to `captured` of `trace`: at
+// the check at 36 steps images that stopped in time had captured all but 1.0 to 1.3 times what may be missing, those
+// that did not all but twice as much and more.
+SVDPRUNE_HOST_DEVICE inline bool seems_flat(int m, int n, double captured, double trace,
+                                            double variance) {
+  constexpr int kEnough = 36;
+  constexpr double kMissing = 1.4;
+  return m >= kEnough &&
+         (next_check(m, n, 0) == 0 || trace - captured > kMissing * (1 - variance) * trace);
+}
+
 // The smallest r whose leading values (descending) hold at least `variance` of `total`; m + 1 when
 // all [m] do not. Negative ones, which are rounding, count as zero.
 SVDPRUNE_HOST_DEVICE inline int rank_for_variance(const double* values, int m, double variance,

@@ -22,6 +22,7 @@ struct LoadedGram {
   float* gram;
   float scale;
   double trace;
+  bool formed_anew;
 };
 
 __device__ __forceinline__ double power_of_two_below(double largest) {
@@ -111,21 +112,22 @@ __device__ __forceinline__ LoadedGram find_gram(const Team& team, const Shared& 
     own += a.partials[2 * (b * a.parts + part)];
   }
   double trace = block_sum(team, own, s.partial[0]);
-  if (!(trace >= kLeastTrace && trace <= kLargestTrace)) {
+  const bool forms_anew = !(trace >= kLeastTrace && trace <= kLargestTrace);
+  if (forms_anew) {
     __syncthreads();
     const double magnitude = a.largest ? a.largest[b] : largest_magnitude(team, s, x, b);
     if (!isfinite(magnitude)) {
-      return {Loaded::kNotFinite, gram, 0, 0};
+      return {Loaded::kNotFinite, gram, 0, 0, true};
     }
     if (magnitude == 0 || a.largest) {
-      return {Loaded::kZero, gram, 0, 0};  // a packed image is near 1, or zero
+      return {Loaded::kZero, gram, 0, 0, true};  // a packed image is near 1, or zero
     }
     form_rows(team, s.n, x, b, power_of_two_below(magnitude), gram, x.tokens);
     cluster_sync();
     trace = trace_of(team, s, gram, x.tokens);
   }
   const double scale = power_of_two_below(trace);
-  return {Loaded::kReady, gram, static_cast<float>(scale), scale * trace};
+  return {Loaded::kReady, gram, static_cast<float>(scale), scale * trace, forms_anew};
 }
 
 }  // namespace svdprune::cuda

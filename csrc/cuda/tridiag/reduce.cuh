@@ -80,7 +80,7 @@ __device__ __forceinline__ void next_column(const Team& team, Shared& s, int k) 
   for_own_rows<kColumns>(team, [&](int own, int i) {
     const float entry = s.v[i];
     if (keeps && i < s.n) {
-      s.problem->gram[k * s.problem->stride + i] = entry;
+      s.problem->reflectors[k * s.problem->stride + i] = entry;
     }
     v[own] = entry;
     vv += i > first + 1 ? v[own] * v[own] : 0;

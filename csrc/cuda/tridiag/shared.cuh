@@ -27,9 +27,11 @@ struct alignas(8) Pending {
 // if it is not 0.
 struct Problem {
   double trace, variance;
-  float* gram;     // [n, stride], whose rows become reflectors
-  float* vectors;  // [n / 2 + 1, stride]
+  const float* gram;  // [n, stride]
+  float* reflectors;  // [n, stride], perhaps in place of it
+  float* vectors;     // [n / 2 + 1, stride]
   int stride, rank;
+  bool may_hand_over;  // if the spectrum is flat
 };
 
 // Of the probe, which thread 0 takes on.

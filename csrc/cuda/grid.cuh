@@ -1,0 +1,64 @@
+// All blocks of a launch together: a launch whose blocks run at the same time, and a barrier for them.
+#pragma once
+
+#include "cluster.cuh"
+
+#ifndef SVDPRUNE_EMULATED
+#include <cooperative_groups.h>
+#endif
+
+namespace svdprune::cuda {
+
+#ifndef SVDPRUNE_EMULATED  // which has its own
+
+// What a thread wrote before it is seen by every thread after it, past the L1 cache.
+__device__ inline void grid_sync() {
+  cooperative_groups::this_grid().sync();
+}
+
+// How many such blocks the current device runs at the same time; 0 where it has no launches of that kind.
+template <class... Parameters>
+int most_blocks(void (*kernel)(Parameters...), int threads, size_t shared_bytes) {
+  int device = 0, supported = 0, multiprocessors = 0, each = 0, limit = 0;
+  const bool known =
+      cudaGetDevice(&device) == cudaSuccess &&
+      cudaDeviceGetAttribute(&supported, cudaDevAttrCooperativeLaunch, device) == cudaSuccess &&
+      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) ==
+          cudaSuccess &&
+      cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) ==
+          cudaSuccess &&
+      shared_bytes <= static_cast<size_t>(limit) &&
+      allow_shape(kernel, {1, shared_bytes}) == cudaSuccess &&
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads, shared_bytes) ==
+          cudaSuccess;
+  cudaGetLastError();  // a refusal is an answer, no error of a later launch
+  return known && supported ? each * multiprocessors : 0;
+}
+
+template <class... Parameters, class... Arguments>
+void launch_together(const char* name, void (*kernel)(Parameters...), int blocks, int threads,
+                     size_t shared_bytes, cudaStream_t stream, const Arguments&... arguments) {
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeCooperative;
+  attribute.val.cooperative = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks));
+  config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  cudaError_t error = allow_shape(kernel, {1, shared_bytes});
+  if (error == cudaSuccess) {
+    error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+  }
+  if (error != cudaSuccess) {
+    throw std::runtime_error(std::string("svdprune: launching ") + name + " with " +
+                             std::to_string(blocks) +
+                             " blocks together failed: " + cudaGetErrorString(error));
+  }
+}
+
+#endif
+
+}  // namespace svdprune::cuda
