@@ -3,19 +3,22 @@
 Numerics, for all: float64 input is worked on in float64, all others in float32 (16-bit products are exact
 in it). Against a float64 SVD of the same input the scores differ by at most ``max(2e-4, 3e-9 / gap)`` with
 ``gap = (lambda_r - lambda_r+1) / lambda_1`` of the Gram matrix, and the rank only where the energy at the cut
-lies within 1e-6 of the threshold (solver "eigh": 6e-8 / gap and 1e-5; "purify": ``max(1e-6, 1e-15 / gap)``
-and 1e-12). Equal scores: the lower index wins.
+lies within 1e-6 of the threshold (solver "eigh": 6e-8 / gap and 1e-5; "purify" on the CPU:
+``max(1e-6, 1e-15 / gap)`` and 1e-12). Equal scores: the lower index wins.
 
 Solvers: "tridiag" is a Householder tridiagonalisation that stops as soon as a certificate says that the
 leading directions are there, with the eigenpairs in float64; "eigh" is LAPACK's or cuSOLVER's full
-decomposition; "auto" is "tridiag", and "eigh" for float64 input. "purify", for cross-checks and on the CPU
-only, finds the projector onto the leading directions by matrix products alone, in float64 and on N x N
-matrices; where that has not settled after 600 products, "eigh" takes over. It counts every direction of a
-given rank.
+decomposition; "auto" is "tridiag", and "eigh" for float64 input. "purify" finds the projector onto the
+leading directions by matrix products alone, on N x N matrices. On the CPU it is there for cross-checks, in
+float64; where it has not settled after 600 products, "eigh" takes over. It counts every direction of a given
+rank there.
 
 On CUDA "tridiag" takes two launches, for float32 and 16-bit input of up to 1024 tokens on sm_90 and later;
-otherwise "eigh" stands in. Both have a float32 Gram matrix there, and promise what is said of "eigh" above.
-All can be captured in a CUDA graph, but for "eigh" with min(N, D) > 512, where cuSOLVER waits for the device.
+otherwise "eigh" stands in. "auto" leaves images with flat spectra to "purify" in a third launch, where
+``variance`` is 0.995 at most, no ``rank`` is given, and they are few enough for that to pay. "purify" asks
+for it for up to 64 images, and is "tridiag" for more, for a ``rank`` and for a larger ``variance``. All have
+a float32 Gram matrix there, and promise what is said of "eigh" above. All can be captured in a CUDA graph,
+but for "eigh" with min(N, D) > 512, where cuSOLVER waits for the device.
 
 Selection: "topk" keeps the tokens of highest leverage. "pivoted" picks one token after the other, each time
 the one of which most is left outside the span of those picked, so it keeps no copies; ``docs/selection.md``
