@@ -6,6 +6,7 @@ from agreement import assert_agrees
 from emulated import cuda_headers
 from emulated_purify import HANDED_OVER, purify
 from emulated_tridiag import HandOver, Shape, eig_select
+from hard_cases import hard_case
 from samples import gaussian, orthonormal, outliers, power_law, with_spectrum
 
 from svdprune_ext.reference import oracle_coverage
@@ -30,6 +31,15 @@ def test_spectra(library, name, variance):
     found = purify(library, x, 8, variance=variance)
     assert_agrees(x, found.scores, found.rank, found.indices, options={"variance": variance})
     assert torch.equal(found.tokens, torch.take_along_dim(x, found.indices[..., None], dim=1))
+
+
+@pytest.mark.parametrize("seed", range(18))
+def test_random_spectra(library, seed):
+    x, options = hard_case(seed, largest=60)
+    variance = min(options["variance"], 0.995)
+    found = purify(library, x[None], min(8, len(x)), variance=variance)
+    promised = {"variance": variance, "solver": "eigh"}  # what all solvers promise on CUDA
+    assert_agrees(x[None], found.scores, found.rank, found.indices, options=promised)
 
 
 def test_a_cut_through_equal_eigenvalues(library):

@@ -5,6 +5,8 @@
 //   steering  what the next step is (Note [steering])
 //   halves    X in 16-bit numbers
 //   square    a tile of X^2
+//   work      tiles, and where their numbers lie
+//   tile      from one X to the next
 //
 // Cooperative. A block has a run of the lower tiles [64, 32] of all images; the other half of X mirrors them. In step k
 // its eight workers, warps, multiply, while a ninth reads the sums that all blocks left in step k - 1, and so decides
@@ -14,12 +16,10 @@
 
 #include "gather.cuh"
 #include "grid.cuh"
-#include "purify.h"
-#include "purify/square.cuh"
+#include "purify/tile.cuh"
 #include "select.cuh"
 
 #include <algorithm>
-#include <limits>
 #include <map>
 #include <mutex>
 
@@ -27,77 +27,7 @@ namespace svdprune::cuda {
 
 namespace {
 
-using purify::State;
-using purify::Step;
-
-constexpr int kWorkers = kThreads / 32;
-constexpr int kAllThreads = kThreads + 32;
-constexpr int kNotYet = std::numeric_limits<int>::max();
-
-// Behind the ring.
-struct Shared {
-  State state;              // what all tiles do in a step,
-  int image, step;          // of which image, and in which step
-  int done[kMostPurified];  // in which step an image was done: 0 before the first, kNotYet
-  float sums[8][kWorkers];  // of a tile, in the order of purify::Sums
-};
-constexpr size_t kSharedBytes = kRingBytes + sizeof(Shared);
-
-__device__ inline Shared& shared() {
-  return *reinterpret_cast<Shared*>(dynamic_shared() + kRingBytes);
-}
-
-__device__ inline bool is_worker() {
-  return threadIdx.x < kThreads;
-}
-
-// A tile of an image.
-struct Tile {
-  int64_t b;
-  int number, row, col;
-  int n;        // tokens of the image
-  bool square;  // one of the two halves of a square on the diagonal, and so without a mirror
-};
-
-// Calls f(tile) for each of this block's.
-template <class F>
-__device__ inline void for_tiles(const Images& x, F&& f) {
-  const auto tiles = static_cast<unsigned>(purify_tiles(x.tokens));
-  const unsigned items = static_cast<unsigned>(x.images) * tiles;
-  const unsigned end = items * (blockIdx.x + 1) / gridDim.x;
-#pragma unroll 1
-  for (unsigned item = items * blockIdx.x / gridDim.x; item < end; ++item) {
-    const unsigned b = item / tiles, number = item - b * tiles;
-    // Tiles before row i of them: i (i + 1).
-    const auto i = static_cast<int>((sqrtf(4 * number + 1) - 1) / 2);
-    const int j = static_cast<int>(number) - i * (i + 1);
-    f(Tile{b, static_cast<int>(number), kTileRows * i, kTileCols * j,
-           static_cast<int>(length_of(x, b)), j >= 2 * i});
-  }
-}
-
-__device__ inline HalvesMatrix matrix_of(const Images& x, const Purify& a, int turn, int64_t b) {
-  const int64_t side = purify_side(x.tokens), size = side * side;
-  auto* const first = static_cast<__half*>(a.x) + 2 * size * (turn * x.images + b);
-  return {first, first + size, static_cast<int>(side)};
-}
-
-__device__ inline double* sums_of(const Images& x, const Purify& a, int turn, int64_t b) {
-  return a.sums + (turn * x.images + b) * kPurifySums * purify_tiles(x.tokens);
-}
-
-// What the Gram kernel's tiles add up to: trace and squared norm, in every lane.
-struct Size {
-  double trace, norm;
-};
-
-__device__ inline Size size_of(const Purify& a, int64_t b) {
-  const double* const partials = a.partials + 2 * b * a.parts;
-  const int lane = threadIdx.x % 32, parts = static_cast<int>(a.parts);
-  const double trace = warp_sum_of(lane, parts, [&](int i) { return partials[2 * i]; });
-  const double square = warp_sum_of(lane, parts, [&](int i) { return partials[2 * i + 1]; });
-  return {trace, sqrt(square)};
-}
+using namespace purifying;
 
 // What is done with the newest X of image b in step k, the same in all blocks: to shared memory. By one warp.
 __device__ inline void decide(const Images& x, const Purify& a, int k, int64_t b) {
@@ -139,151 +69,6 @@ __device__ inline void decide(const Images& x, const Purify& a, int k, int64_t b
     s.image = static_cast<int>(b);
     s.step = k;
   }
-}
-
-// A thread's numbers of a tile: neighbours in one row.
-struct Place {
-  int row, col;
-
-  __device__ explicit Place(const Tile& tile)
-      : row(tile.row + threadIdx.x / 4), col(tile.col + threadIdx.x % 4 * kNeighbours) {}
-};
-
-// Zeros outside the image.
-__device__ inline void read_gram(const Images& x, const Purify& a, const Tile& tile,
-                                 float (&g)[kNeighbours]) {
-  const Place place(tile);
-  const float* const from =
-      a.gram + (tile.b * x.tokens + min(place.row, tile.n - 1)) * x.tokens + place.col;
-#pragma unroll
-  for (int e = 0; e < kNeighbours; ++e) {
-    g[e] = place.row < tile.n && place.col + e < tile.n ? from[e] : 0;
-  }
-}
-
-// The new X of a tile, and its mirror. scratch [64, kTileStride], free.
-__device__ inline void write_tile(const HalvesMatrix& x, const Tile& tile,
-                                  const float (&numbers)[kNeighbours], float* scratch) {
-  const Place place(tile);
-  write_numbers(x, place.row, place.col, numbers);
-  if (tile.square) {
-    return;
-  }
-  float* const own = scratch + threadIdx.x / 4 * kTileStride + threadIdx.x % 4 * kNeighbours;
-#pragma unroll
-  for (int e = 0; e < kNeighbours; ++e) {
-    own[e] = numbers[e];
-  }
-  sync_first(kThreads);
-  const int col = threadIdx.x / (kTileRows / kNeighbours);
-  const int row = threadIdx.x % (kTileRows / kNeighbours) * kNeighbours;
-  float mirror[kNeighbours];
-#pragma unroll
-  for (int e = 0; e < kNeighbours; ++e) {
-    mirror[e] = scratch[(row + e) * kTileStride + col];
-  }
-  write_numbers(x, tile.col + col, tile.row + row, mirror);
-}
-
-// This thread's share of the sums of a tile, in the order of purify::Sums.
-struct TileSums {
-  float sums[8] = {};
-
-  __device__ void add(const Tile& tile, const float (&x)[kNeighbours],
-                      const float (&newest)[kNeighbours], const float (&y)[kNeighbours],
-                      const float (&g)[kNeighbours]) {
-    const Place place(tile);
-#pragma unroll
-    for (int e = 0; e < kNeighbours; ++e) {
-      const bool diagonal = place.row == place.col + e;
-      sums[0] += diagonal ? newest[e] : 0;
-      sums[1] += newest[e] * g[e];
-      sums[2] += diagonal ? y[e] : 0;
-      sums[3] += y[e] * g[e];
-      sums[4] += y[e] * y[e];
-      sums[5] += x[e] * y[e];
-    }
-  }
-
-  // The block's to global memory.
-  __device__ void write(const Tile& tile, double* of_image) const {
-    Shared& s = shared();
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const float sum = warp_sum_of_eight(lane, sums);
-    if (lane % 4 == 0) {
-      s.sums[lane / 4][warp] = sum;
-    }
-    sync_first(kThreads);
-    if (threadIdx.x < kPurifySums) {
-      double all = 0;
-      for (const float of_warp : s.sums[threadIdx.x]) {
-        all += of_warp;
-      }
-      of_image[tile.number * kPurifySums + threadIdx.x] = tile.square ? all : 2 * all;
-    }
-  }
-};
-
-// X = (G + shift) / norm, whose eigenvalues lie in [0, 1]: the shift keeps rounding from making one negative.
-__device__ inline void start(const Images& x, const Purify& a, const Tile& tile, int turn) {
-  constexpr float kShift = 0x1p-20f;
-  float* const scratch = reinterpret_cast<float*>(dynamic_shared());
-  const Place place(tile);
-  const auto scale = static_cast<float>(1 / (size_of(a, tile.b).norm * (1 + 2 * kShift)));
-  float g[kNeighbours], newest[kNeighbours];
-  const float none[kNeighbours] = {};
-  read_gram(x, a, tile, g);
-#pragma unroll
-  for (int e = 0; e < kNeighbours; ++e) {
-    const bool shifted = place.row == place.col + e && place.row < tile.n;
-    newest[e] = scale * g[e] + (shifted ? kShift : 0);
-  }
-  write_tile(matrix_of(x, a, turn, tile.b), tile, newest, scratch);
-  TileSums sums;
-  sums.add(tile, none, newest, none, g);
-  sums.write(tile, sums_of(x, a, turn, tile.b));
-}
-
-// The tile of X + Y or of X - Y, for the quarters' sums of X^2. x and g: of the tile.
-__device__ inline void step(const Images& images, const Purify& a, const Tile& tile, int turn,
-                            bool raise, const float (&x)[kNeighbours],
-                            const float (&g)[kNeighbours]) {
-  float* const scratch = reinterpret_cast<float*>(dynamic_shared());
-  const float* const of_square =
-      scratch + threadIdx.x / 4 * kTileStride + threadIdx.x % 4 * kNeighbours;
-  float y[kNeighbours], newest[kNeighbours];
-#pragma unroll
-  for (int e = 0; e < kNeighbours; ++e) {
-    float squared = 0;
-#pragma unroll
-    for (int quarter = 0; quarter < kQuarters; ++quarter) {
-      squared += of_square[quarter * kTileRows * kTileStride + e];
-    }
-    y[e] = x[e] - squared;
-    newest[e] = raise ? x[e] + y[e] : squared;
-  }
-  write_tile(matrix_of(images, a, turn, tile.b), tile, newest, scratch);
-  TileSums sums;
-  sums.add(tile, x, newest, y, g);
-  sums.write(tile, sums_of(images, a, turn, tile.b));
-}
-
-// Leverage of a tile's tokens, of the X before and the newest one, which is of this turn.
-__device__ inline void write_scores(const Images& x, const Purify& a, const Tile& tile, int turn,
-                                    const State& state) {
-  const int i = tile.col + threadIdx.x;
-  if (!tile.square || threadIdx.x >= kTileCols || i >= tile.n) {
-    return;
-  }
-  const auto diagonal = [&](int which) {
-    const HalvesMatrix matrix = matrix_of(x, a, which, tile.b);
-    const int64_t at = static_cast<int64_t>(i) * (matrix.side + 1);
-    return static_cast<double>(number_of(matrix.hi[at], matrix.lo[at]));
-  };
-  const double before = diagonal(1 - turn), change = diagonal(turn) - before;
-  const double y = state.raised ? change : -change;
-  a.scores[first_token(x, tile.b) + i] =
-      static_cast<float>(fmin(fmax(before + state.weight * y, 0.0), 1.0));
 }
 
 __device__ inline void write_result(const Purify& a, int64_t b, const State& state) {
