@@ -122,7 +122,7 @@ if [[ $what != bench ]]; then
   sanitize memcheck 130 "" --report-api-errors no &
   sanitize racecheck 130 quick --kernel-name kns=svdprune &
   wait
-  tests runtime-tests 70 -n 1 python_tests/test_cuda_runtime.py
+  tests runtime-tests 75 -n 1 python_tests/test_cuda_runtime.py
 fi
 if [[ $what != tests ]]; then
   stage kernels 25 bench.log "$PYTHON" -m bench.gpu_kernels --json "$parts/kernels.json"
