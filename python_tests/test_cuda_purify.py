@@ -3,11 +3,13 @@
 import pytest
 import torch
 from agreement import assert_agrees
-from backends import on_backends
+from backends import Backend, on_backends
 from cuda_calls import assert_same_bits, needs_cuda
 from samples import gaussian, photograph, power_law, with_spectrum
 
 import svdprune_ext as svdprune
+
+CUDA = Backend("cuda", "cuda")
 
 
 def has_clusters(backend):
@@ -55,7 +57,8 @@ def test_auto_leaves_flat_spectra_to_it(backend, images, tokens):
         ("few tokens", lambda: gaussian(1, 60, 96), {}),
         ("many images", lambda: flat(1, 192).expand(70, -1, -1), {}),
         ("nearly all energy", lambda: flat(1, 192), {"variance": 0.999}),
-        ("a rank", lambda: flat(1, 192), {"rank": 100}),
+        ("a small rank", lambda: flat(1, 192), {"rank": 20}),
+        ("a rank of more tokens than features", lambda: gaussian(1, 192, 100), {"rank": 90}),
         ("asked for", lambda: flat(1, 192), {"solver": "tridiag"}),
     ],
     quick=lambda name, *_: name == "few tokens",
@@ -66,15 +69,21 @@ def test_tridiag_keeps_the_others(backend, name, make, options):
 
 
 @needs_cuda
+@pytest.mark.parametrize("rank", [100, 300, 576])
+def test_auto_leaves_large_ranks_to_it(rank):
+    x = flat(1, 576)
+    assert svdprune.diagnose(x.cuda(), rank=rank).solver == ["purify"]
+    assert_prune_agrees(CUDA, x, 32, rank=rank)
+
+
+@needs_cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("exponent", [0.3, 0.7, 1.0])
 @pytest.mark.parametrize("variance", [0.8, 0.95])
 def test_power_laws(exponent, variance, dtype):
-    from backends import Backend
-
     x = with_spectrum(400, 500, power_law(400, exponent)).to(dtype)
     for solver in ("auto", "purify"):
-        assert_prune_agrees(Backend("cuda", "cuda"), x, 32, variance=variance, solver=solver)
+        assert_prune_agrees(CUDA, x, 32, variance=variance, solver=solver)
 
 
 @needs_cuda

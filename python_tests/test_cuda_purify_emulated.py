@@ -93,6 +93,13 @@ def test_packed_images(library):
         assert torch.equal(found.tokens[own], alone.tokens[0])
 
 
+@pytest.mark.parametrize("rank", [1, 25, 60])
+def test_a_rank_that_is_asked_for(library, rank):
+    x = gaussian(60, 80)[None]
+    found = purify(library, x, 8, rank=rank)
+    assert_agrees(x, found.scores, found.rank, found.indices, options={"rank": rank})
+
+
 def test_as_many_tokens_as_reach_a_coverage(library):
     x = gaussian(70, 90)[None]
     found = purify(library, x, 50, coverage=0.4)

@@ -35,15 +35,15 @@ def purify(tmp_path_factory):
     function = ctypes.CDLL(str(library)).purify_spectrum
     function.restype = None
     function.argtypes = (
-        *(ctypes.c_int, DOUBLES, ctypes.c_double, ctypes.c_double, ctypes.c_int),
+        *(ctypes.c_int, DOUBLES, ctypes.c_double, ctypes.c_int, ctypes.c_double, ctypes.c_int),
         *(DOUBLES, COUNT, COUNT, COUNT),
     )
 
-    def run(spectrum, variance, seed=0, noise=NOISE):
+    def run(spectrum, variance, seed=0, noise=NOISE, rank=0):
         spectrum = np.ascontiguousarray(spectrum, dtype=np.float64)
         projector = np.zeros(len(spectrum))
         counts = [ctypes.c_int() for _ in range(3)]
-        function(len(spectrum), spectrum, variance, noise, seed, projector, *counts)
+        function(len(spectrum), spectrum, variance, rank, noise, seed, projector, *counts)
         return Outcome(projector, *(c.value for c in counts))
 
     return run
@@ -112,6 +112,15 @@ def test_equal_eigenvalues_share_what_the_rank_leaves_them(purify):
     np.testing.assert_allclose(found.projector[:3], 1, atol=1e-4)
     np.testing.assert_allclose(found.projector[3:9], 2 / 6, atol=1e-3)
     np.testing.assert_allclose(found.projector[9:], 0, atol=1e-4)
+
+
+@pytest.mark.parametrize("rank", [1, 2, 77, 299, 300])
+def test_a_rank_that_is_asked_for(purify, rank):
+    spectrum = np.sort(np.random.default_rng(rank).exponential(size=300))[::-1]
+    found = purify(spectrum, 0.9, rank=rank)
+    assert (found.rank, found.starts) == (rank, 1)
+    np.testing.assert_allclose(found.projector, np.arange(300) < rank, atol=1e-3)
+    assert abs(found.projector.sum() - rank) < 1e-3
 
 
 def test_an_energy_that_is_just_reached_takes_no_further_direction(purify):

@@ -15,10 +15,11 @@ rank there.
 
 On CUDA "tridiag" takes two launches, for float32 and 16-bit input of up to 1024 tokens on sm_90 and later;
 otherwise "eigh" stands in. "auto" leaves images with flat spectra to "purify" in a third launch, where
-``variance`` is 0.995 at most, no ``rank`` is given, and they are few enough for that to pay. "purify" asks
-for it for up to 64 images, and is "tridiag" for more, for a ``rank`` and for a larger ``variance``. All have
-a float32 Gram matrix there, and promise what is said of "eigh" above. All can be captured in a CUDA graph,
-but for "eigh" with min(N, D) > 512, where cuSOLVER waits for the device.
+``variance`` is 0.995 at most, or a ``rank`` of more than N / 8 is given, and they are few enough for that to
+pay. "purify" asks for it for up to 64 images. Both are "tridiag" where it cannot be: for a larger
+``variance``, and for a ``rank`` where N > D or images are packed. All have a float32 Gram matrix there, and
+promise what is said of "eigh" above. All can be captured in a CUDA graph, but for "eigh" with
+min(N, D) > 512, where cuSOLVER waits for the device.
 
 Selection: "topk" keeps the tokens of highest leverage. "pivoted" picks one token after the other, each time
 the one of which most is left outside the span of those picked, so it keeps no copies; ``docs/selection.md``

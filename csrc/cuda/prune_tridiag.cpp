@@ -12,9 +12,28 @@ namespace {
 // Up to which eigenvalues next to the cut are far from rounding, being a share of what is missing to 1.
 constexpr double kMostVariance = 0.995;
 
+// Whether purification finds what is asked for. Of a rank it would count directions that are nothing but rounding, which
+// there are where N > D or images are packed.
+bool can_purify(const Images& x, const Options& options) {
+  return options.rank ? x.tokens <= x.features && !x.cu_seqlens : options.variance <= kMostVariance;
+}
+
+// Which images to leave to it: of a rank it is known beforehand, a reduction for so many would not stop early.
+HandOver hand_over(const Images& x, const Options& options) {
+  constexpr int64_t kMany = 8;  // a rank of more than the N-th part by it
+  if (options.solver == Solver::kPurify) {
+    return HandOver::kAlways;
+  }
+  if (options.rank) {
+    return kMany * *options.rank > x.tokens ? HandOver::kAlways : HandOver::kNever;
+  }
+  return HandOver::kFlat;
+}
+
 // Blocks for launch_purify, 0 where it is not to serve.
 int blocks_to_purify(const Images& x, const Options& options) {
-  if (options.solver == Solver::kTridiag || options.rank || options.variance > kMostVariance) {
+  if (options.solver == Solver::kTridiag || !can_purify(x, options) ||
+      hand_over(x, options) == HandOver::kNever) {
     return 0;
   }
   const int blocks = purify_blocks(x.images, x.tokens);
@@ -39,7 +58,7 @@ void run_purify(const Call& call, const Images& x, const EigSelect& tridiag, int
       .partials = tridiag.partials,
       .parts = tridiag.parts,
       .gram = tridiag.gram,
-      .variance = tridiag.rule.variance,
+      .rule = tridiag.rule,
       .x = halves,
       .sums = reinterpret_cast<double*>(sums),
       .states = reinterpret_cast<purify::State*>(states),
@@ -90,9 +109,7 @@ void prune_tridiag(const Call& call, const Images& x, const Options& options,
       .largest = options.center ? pointer<double>(packed.largest) : nullptr,
       .vectors = pointer<float>(vectors),
       .rule = {options.variance, options.rank.value_or(0)},
-      .hand_over = blocks == 0                         ? HandOver::kNever
-                   : options.solver == Solver::kPurify ? HandOver::kAlways
-                                                       : HandOver::kFlat,
+      .hand_over = blocks > 0 ? hand_over(x, options) : HandOver::kNever,
       .scores = pointer<float>(results.scores),
       .rank = pointer<int32_t>(results.ranks),
       .steps = results.steps,

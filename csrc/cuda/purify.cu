@@ -61,8 +61,8 @@ __device__ inline void decide(const Images& x, const Purify& a, int k, int64_t b
     total[q] = __shfl_sync(kAllLanes, own, 4 * q);
   }
   const State next =
-      purify::next(state, {total[0], total[1], total[2], total[3], total[4], total[5]}, a.variance,
-                   static_cast<int>(length_of(x, b)));
+      purify::next(state, {total[0], total[1], total[2], total[3], total[4], total[5]},
+                   a.rule.variance, static_cast<int>(length_of(x, b)), a.rule.rank > 0);
   __syncwarp();
   if (lane == 0) {
     s.state = next;
@@ -186,9 +186,10 @@ __device__ inline void purify_images(const Images& x, const Purify& a) {
     }
     if (tile.number == 0 && threadIdx.x < 32) {
       const double trace = size_of(a, tile.b).trace;
-      const Step first = handed_over ? Step::kStart : Step::kDone;
       if (threadIdx.x == 0) {
-        a.states[x.images + tile.b] = {first, false, 0, 0, 0, 0, trace};
+        State state = purify::first(trace, static_cast<int>(a.rule.rank));
+        state.step = handed_over ? state.step : Step::kDone;
+        a.states[x.images + tile.b] = state;
       }
     }
   });

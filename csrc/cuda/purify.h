@@ -19,7 +19,7 @@ struct Purify {
   const double* partials;  // [B, parts, 2], as launch_gram_fused leaves them
   int64_t parts;
   const float* gram;  // [B, N, N] full, in row strides of N
-  double variance;
+  RankRule rule;
   void* x;       // scratch [2, B, 2, side, side] of 16 bits each: X in halves, two that take turns
   double* sums;  // scratch [2, B, tiles, kPurifySums]
   purify::State* states;  // scratch [2, B]

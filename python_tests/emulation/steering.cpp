@@ -10,9 +10,9 @@ using namespace svdprune::purify;
 
 extern "C" {
 
-// Purifies a matrix with those eigenvalues [n]. found [n]: those of the projector. Each product is off by `noise`.
-void purify_spectrum(int n, const double* eigenvalues, double variance, double noise, int seed,
-                     double* found, int* rank, int* products, int* starts) {
+// Purifies a matrix with those eigenvalues [n], to a rank if it is not 0. found [n]: those of the projector. Each product is off by `noise`.
+void purify_spectrum(int n, const double* eigenvalues, double variance, int rank_asked,
+                     double noise, int seed, double* found, int* rank, int* products, int* starts) {
   std::mt19937 generator(static_cast<unsigned>(seed));
   std::normal_distribution<double> normal;
   double total = 0, square = 0;
@@ -21,7 +21,7 @@ void purify_spectrum(int n, const double* eigenvalues, double variance, double n
     square += eigenvalues[i] * eigenvalues[i];
   }
   std::vector<double> x(n), y(n);
-  State state{Step::kStart, false, 0, 0, 0, 0, total};
+  State state = first(total, rank_asked);
   Sums sums{};
   *starts = 0;
   while (state.step != Step::kDone) {
@@ -47,7 +47,7 @@ void purify_spectrum(int n, const double* eigenvalues, double variance, double n
       sums.y_square += y[i] * y[i];
       sums.x_y += found[i] * y[i];
     }
-    state = next(state, sums, variance, n);
+    state = next(state, sums, variance, n, rank_asked > 0);
   }
   for (int i = 0; i < n; ++i) {
     found[i] += state.weight * y[i];

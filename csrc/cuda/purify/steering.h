@@ -14,6 +14,8 @@
 // directions, which must be less than what is asked for, and with one more must not. Where a cut goes through eigenvalues
 // that do not part, the same weight gives each its share: the projector is not defined, but its trace is r.
 //
+// A rank that is asked for is known from the start, and needs no proof.
+//
 // An eigenvalue that was squared too often has lost its digits, and a rank that the proof refuses was wrong: the steps
 // start anew then, by the count of the rank that is known by now.
 #pragma once
@@ -53,10 +55,11 @@ struct State {
   double total;  // tr G
 };
 
-// What is asked for: `energy` of a matrix of n tokens and that trace.
+// What is asked for: `energy` of a matrix of n tokens and that trace, or a rank.
 struct Wanted {
   double energy, trace;
   int n;
+  bool has_rank;
 };
 
 // What the last product says.
@@ -132,8 +135,8 @@ SVDPRUNE_HOST_DEVICE inline State check_rank(State state, const Sums& sums, cons
     return state;
   }
   state.weight = sums.y_trace > kLeastSum ? (state.rank - reading.trace) / sums.y_trace : 0;
-  const int more =
-      correction(reading.energy + state.weight * sums.y_energy, reading.eigenvalue, wanted);
+  const double energy = reading.energy + state.weight * sums.y_energy;
+  const int more = wanted.has_rank ? 0 : correction(energy, reading.eigenvalue, wanted);
   if (more != 0 && state.products < kMostProducts) {
     return steered_to(state.rank + more, wanted, true, state);
   }
@@ -141,9 +144,15 @@ SVDPRUNE_HOST_DEVICE inline State check_rank(State state, const Sums& sums, cons
   return state;
 }
 
+// What to do before the first X of a matrix of that trace is there. rank: 0 if it is to be found.
+SVDPRUNE_HOST_DEVICE inline State first(double trace, int rank) {
+  return {Step::kStart, false, rank, 0, 0, 0, trace};
+}
+
 // What to do after the sums of the newest X of n tokens are known.
-SVDPRUNE_HOST_DEVICE inline State next(State state, const Sums& sums, double variance, int n) {
-  const Wanted wanted{variance * state.total, state.total, n};
+SVDPRUNE_HOST_DEVICE inline State next(State state, const Sums& sums, double variance, int n,
+                                       bool has_rank) {
+  const Wanted wanted{variance * state.total, state.total, n, has_rank};
   if (state.step != Step::kStart) {
     state = state.rank == 0 ? find_rank(state, sums, wanted) : check_rank(state, sums, wanted);
     if (state.step == Step::kStart || state.step == Step::kDone) {
