@@ -35,6 +35,7 @@ def arithmetic(tmp_path_factory):
         ("check_after", INT, (INT, INT, INT)),
         ("rank_by_variance", INT, (DOUBLES, INT, DOUBLE, DOUBLE)),
         ("rank_standing_out", INT, (DOUBLES, INT)),
+        ("flat_after", ctypes.c_bool, (INT, INT, DOUBLE, DOUBLE)),
         ("eigenvalue_bound", DOUBLE, (DOUBLE, DOUBLE, INT)),
     ):
         function = getattr(loaded, name)
@@ -140,6 +141,22 @@ def test_checks_come_at_growing_steps_up_to_half(arithmetic):
     assert arithmetic.check_after(0, 31, 0) == 0
     assert arithmetic.check_after(0, 576, 30) == 54  # not before rank + 8
     assert arithmetic.check_after(0, 60, 30) == 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "captured", "variance", "flat"),
+    [
+        (16, 0.04, 0.9, True),  # independent features
+        (16, 0.67, 0.9, False),  # twenty directions and noise
+        (16, 0.04, 0.03, False),  # so little that it may be there soon
+        (24, 0.70, 0.8, False),
+        (36, 0.88, 0.9, False),  # of rank 35
+        (36, 0.88, 0.95, True),  # of rank 91
+        (271, 0.89, 0.9, True),  # the last check has failed
+    ],
+)
+def test_spectra_that_seem_flat(arithmetic, steps, captured, variance, flat):
+    assert arithmetic.flat_after(steps, 576, captured, variance) == flat
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,10 @@ int rank_standing_out(const double* values, int rank) {
   return standing_out(values, rank);
 }
 
+bool flat_after(int m, int n, double captured, double variance) {
+  return seems_flat(m, n, captured, 1, variance);
+}
+
 double eigenvalue_bound(double trace, double square, int order) {
   return svdprune::largest_eigenvalue_bound(trace, square, order);
 }
