@@ -196,23 +196,21 @@ def agreement_with_cpu(x: Tensor) -> dict[str, Any]:
     """
     expected = set(torch.ops.svdprune.prune(x[0].cpu(), KEEP)[1].tolist())
 
-    def kept_as_on_cpu(solver: str) -> int:
-        kept = torch.ops.svdprune.prune(x, KEEP, solver=solver)[1]
-        return len(expected & set(kept[0].tolist()))
-
     def what_ran(solver: str) -> dict[str, Any]:
+        kept = torch.ops.svdprune.prune(x, KEEP, solver=solver)[1]
         found = svdprune_ext.diagnose(x, solver=solver)
         return {
             "ran": found.solver[0],
             "steps": found.steps.float().mean().item(),
-            "kept_as_on_cpu": kept_as_on_cpu(solver),
+            "kept_as_on_cpu": len(expected & set(kept[0].tolist())),
         }
 
     rank = torch.ops.svdprune.prune(x, KEEP)[3]
+    auto = what_ran("auto")
     return {
         "rank": rank.float().mean().item(),
-        "kept_as_on_cpu": kept_as_on_cpu("auto"),
-        "auto": what_ran("auto"),
+        "kept_as_on_cpu": auto["kept_as_on_cpu"],
+        "auto": auto,
         "tridiag": what_ran("tridiag"),
     }
 

@@ -28,6 +28,59 @@ class HandOver(IntEnum):
     NEVER, FLAT, ALWAYS = range(3)
 
 
+class _Outputs(Structure):
+    _fields_ = (
+        ("scores", c_void_p),
+        ("rank", c_void_p),
+        ("steps", c_void_p),
+        ("selects", c_bool),
+        ("budget", _Budget),
+        ("tokens", c_void_p),
+        ("indices", c_void_p),
+        ("count", c_void_p),
+    )
+
+
+class Outputs:
+    """What a kernel that does stages 2 to 5 writes, filled with what it would not write."""
+
+    def __init__(
+        self, cuda: Emulated, keep: int | Tensor | None, coverage: float, ranks: Tensor
+    ) -> None:
+        packed = isinstance(keep, Tensor)
+        total = int(keep[-1]) if packed else 0
+        places = (total,) if packed else (cuda.images, keep or 0)
+        self._cuda, self._selects = cuda, keep is not None
+        self._budget = _Budget(
+            0 if packed else keep or 0, _pointer(keep) if packed else None, total, coverage
+        )
+        self._solved = (
+            cuda._output(cuda.x.shape[:-1], -1.0, torch.float32),
+            cuda._output((cuda.images,), -7, torch.int32),
+            cuda._output((cuda.images,), -7, torch.int32),
+        )
+        self._solved[1].copy_(ranks)
+        self._kept = (
+            cuda._output((*places, cuda.features), -3.0, cuda.x.dtype),
+            cuda._output(places, -9, torch.int64),
+            cuda._output((cuda.images,), -9, torch.int32),
+        )
+
+    def argument(self) -> _Outputs:
+        """As the kernel takes it."""
+        return _Outputs(
+            *(_pointer(t) for t in self._solved),
+            self._selects,
+            self._budget,
+            *(_pointer(t) for t in self._kept),
+        )
+
+    def found(self) -> Found:
+        """After the launch, once nothing turns out to be written outside."""
+        solved, kept = ([self._cuda._checked(t) for t in ts] for ts in (self._solved, self._kept))
+        return Found(*solved, *kept) if self._selects else Found(*solved)
+
+
 class _EigSelect(Structure):
     _fields_ = (
         ("partials", c_void_p),
@@ -39,14 +92,7 @@ class _EigSelect(Structure):
         ("variance", c_double),
         ("rank_asked", c_int64),
         ("hand_over", c_int),
-        ("scores", c_void_p),
-        ("rank", c_void_p),
-        ("steps", c_void_p),
-        ("selects", c_bool),
-        ("budget", _Budget),
-        ("tokens", c_void_p),
-        ("indices", c_void_p),
-        ("count", c_void_p),
+        ("out", _Outputs),
     )
 
 
@@ -100,18 +146,9 @@ def eig_select(
     cuda = Emulated(library, x, cu_seqlens)
     gram = (gram_of(x, cu_seqlens) if gram is None else gram).clone()
     n = cuda.tokens
-    packed = isinstance(keep, Tensor)
-    total = int(keep[-1]) if packed else 0
-    places = (total,) if packed else (cuda.images, keep or 0)
+    outputs = Outputs(cuda, keep, coverage, torch.tensor(-7))
     reflectors = gram if hand_over == HandOver.NEVER else torch.full_like(gram, float("nan"))
     vectors = cuda._output((cuda.images, n // 2 + 1, n), float("nan"), torch.float32)
-    scores = cuda._output(x.shape[:-1], -1.0, torch.float32)
-    ranks = cuda._output((cuda.images,), -7, torch.int32)
-    steps = cuda._output((cuda.images,), -7, torch.int32)
-    tokens = cuda._output((*places, cuda.features), -3.0, x.dtype)
-    indices = cuda._output(places, -9, torch.int64)
-    counts = cuda._output((cuda.images,), -9, torch.int32)
-    kept = (tokens, indices, counts)
     if partials is None:  # two shares of the trace, as if of two tiles
         diagonal = gram.diagonal(dim1=1, dim2=2).double()
         halves = torch.stack([diagonal[:, ::2].sum(1), diagonal[:, 1::2].sum(1)], dim=1)
@@ -127,20 +164,14 @@ def eig_select(
         variance,
         rank or 0,
         hand_over,
-        _pointer(scores),
-        _pointer(ranks),
-        _pointer(steps),
-        keep is not None,
-        _Budget(0 if packed else keep or 0, _pointer(keep) if packed else None, total, coverage),
-        *(_pointer(t) for t in kept),
+        outputs.argument(),
     )
     with device(library, backwards=backwards):
         _load(library).emulated_eig_select(
             byref(cuda._args), byref(arguments), c_int(shape.blocks), c_int(shape.threads)
         )
     cuda._checked(vectors)
-    found = [cuda._checked(t) for t in (scores, ranks, steps)]
-    return Found(*found, *(cuda._checked(t) for t in kept)) if keep is not None else Found(*found)
+    return outputs.found()
 
 
 def two_launches(

@@ -2,16 +2,12 @@
 
 import ctypes
 import os
-import subprocess
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.ctypeslib import ndpointer
+from arithmetic_library import DOUBLES, compiled
 
-SOURCE = Path(__file__).resolve().parent / "emulation" / "steering.cpp"
-DOUBLES = ndpointer(np.float64, flags="C")
 COUNT = ctypes.POINTER(ctypes.c_int)
 NOISE = 1e-8  # of a product of 16-bit halves, by eigenvalue
 CASES = int(os.environ.get("SVDPRUNE_CASES", "300"))
@@ -27,12 +23,7 @@ class Outcome:
 
 @pytest.fixture(scope="module")
 def purify(tmp_path_factory):
-    library = tmp_path_factory.mktemp("steering") / "steering.so"
-    compiler = os.environ.get("CXX", "c++")
-    subprocess.run(
-        [compiler, "-std=c++20", "-O1", "-fPIC", "-shared", SOURCE, "-o", library], check=True
-    )
-    function = ctypes.CDLL(str(library)).purify_spectrum
+    function = compiled("steering", tmp_path_factory.mktemp("steering")).purify_spectrum
     function.restype = None
     function.argtypes = (
         *(ctypes.c_int, DOUBLES, ctypes.c_double, ctypes.c_int, ctypes.c_double, ctypes.c_int),

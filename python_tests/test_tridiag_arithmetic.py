@@ -1,27 +1,18 @@
 """The arithmetic of the kernel eig_select, element by element on the CPU, against NumPy."""
 
 import ctypes
-import os
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
+from arithmetic_library import DOUBLES, compiled
 from numpy.ctypeslib import ndpointer
 
-SOURCE = Path(__file__).resolve().parent / "emulation" / "arithmetic.cpp"
-DOUBLES = ndpointer(np.float64, flags="C")
 INT, DOUBLE = ctypes.c_int, ctypes.c_double
 
 
 @pytest.fixture(scope="module")
 def arithmetic(tmp_path_factory):
-    library = tmp_path_factory.mktemp("arithmetic") / "arithmetic.so"
-    compiler = os.environ.get("CXX", "c++")
-    subprocess.run(
-        [compiler, "-std=c++20", "-O1", "-fPIC", "-shared", SOURCE, "-o", library], check=True
-    )
-    loaded = ctypes.CDLL(str(library))
+    loaded = compiled("arithmetic", tmp_path_factory.mktemp("arithmetic"))
     for name, result, arguments in (
         (
             "householder_reduce",

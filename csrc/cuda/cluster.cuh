@@ -200,19 +200,28 @@ int most_clusters(void (*kernel)(Parameters...), dim3 block, ClusterShape shape)
   return known ? clusters : 0;
 }
 
+// how: of such a launch, for the error.
 template <class... Parameters, class... Arguments>
-void launch_clusters(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
-                     ClusterShape shape, cudaStream_t stream, const Arguments&... arguments) {
-  cudaLaunchAttribute attribute{};
-  const cudaLaunchConfig_t config = cluster_config(grid, block, shape, stream, attribute);
+void launch_configured(const char* name, const std::string& how, void (*kernel)(Parameters...),
+                       const cudaLaunchConfig_t& config, ClusterShape shape,
+                       const Arguments&... arguments) {
   cudaError_t error = allow_shape(kernel, shape);
   if (error == cudaSuccess) {
     error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
   }
   if (error != cudaSuccess) {
-    throw std::runtime_error(std::string("svdprune: launching ") + name + " in clusters of " +
-                             std::to_string(shape.size) + " failed: " + cudaGetErrorString(error));
+    throw std::runtime_error(std::string("svdprune: launching ") + name + " " + how +
+                             " failed: " + cudaGetErrorString(error));
   }
+}
+
+template <class... Parameters, class... Arguments>
+void launch_clusters(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                     ClusterShape shape, cudaStream_t stream, const Arguments&... arguments) {
+  cudaLaunchAttribute attribute{};
+  const cudaLaunchConfig_t config = cluster_config(grid, block, shape, stream, attribute);
+  launch_configured(name, "in clusters of " + std::to_string(shape.size), kernel, config, shape,
+                    arguments...);
 }
 
 #endif

@@ -111,7 +111,7 @@ __device__ __forceinline__ Solved solve(const Team& team, Shared& s, const Image
   apply_reflectors<Plan::kColumns>(team, s, m - 1, columns, s.problem->reflectors, vectors, stride);
   cluster_sync();
   send_leverage(team, s, columns, complement, vectors, stride,
-                a.scores + first_token(x, this_image()));
+                a.out.scores + first_token(x, this_image()));
   return {rank, m};
 }
 
@@ -146,24 +146,24 @@ __device__ __forceinline__ void prune_image(const Images& x, const EigSelect& a)
     }
     if (solved.rank == -1 || (solved.steps == 0 && solved.rank == 0)) {
       send_score(team, s, solved.rank < 0 ? std::numeric_limits<float>::quiet_NaN() : 0.0f,
-                 a.scores + first_token(x, this_image()));
+                 a.out.scores + first_token(x, this_image()));
     }
   }
   const int64_t b = this_image();
   if (team.rank == 0 && team.thread == 0) {
-    a.rank[b] = solved.rank;
-    if (a.steps) {  // of an image that is handed over they are written later
-      a.steps[b] = solved.steps;
+    a.out.rank[b] = solved.rank;
+    if (a.out.steps) {  // of an image that is handed over they are written later
+      a.out.steps[b] = solved.steps;
     }
   }
   cluster_sync();
-  if (!a.selects || solved.rank == kHandedOver) {
+  if (!a.out.selects || solved.rank == kHandedOver) {
     return;
   }
-  send_kept(team, s, solved.rank, places_of(a.budget, b), a.budget.coverage);
+  send_kept(team, s, solved.rank, places_of(a.out.budget, b), a.out.budget.coverage);
   cluster_sync();
-  gather_rows(x, b, a.budget, shared_kept(s), team.rank + team.size * team.warp,
-              team.size * team.warps, static_cast<char*>(a.tokens), a.indices, a.count);
+  gather_rows(x, b, a.out.budget, shared_kept(s), team.rank + team.size * team.warp,
+              team.size * team.warps, static_cast<char*>(a.out.tokens), a.out.indices, a.out.count);
 }
 
 // A cluster: one image, blockIdx.y. Shared memory: SharedSizes, dynamic. n = N <= 32 Plan::kColumns. Every

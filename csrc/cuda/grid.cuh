@@ -48,15 +48,8 @@ void launch_together(const char* name, void (*kernel)(Parameters...), int blocks
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  cudaError_t error = allow_shape(kernel, {1, shared_bytes});
-  if (error == cudaSuccess) {
-    error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
-  }
-  if (error != cudaSuccess) {
-    throw std::runtime_error(std::string("svdprune: launching ") + name + " with " +
-                             std::to_string(blocks) +
-                             " blocks together failed: " + cudaGetErrorString(error));
-  }
+  launch_configured(name, "with " + std::to_string(blocks) + " blocks together", kernel, config,
+                    {1, shared_bytes}, arguments...);
 }
 
 #endif

@@ -104,6 +104,18 @@ EigSelectShape eig_select_shape(int64_t tokens, int blocks, int threads);
 // What suits the current device. Asks the driver, waits for nothing.
 EigSelectShape eig_select_shape_for(int64_t images, int64_t tokens);
 
+// Results of stages 2 to 5.
+struct Outputs {
+  float* scores;   // [B, N], packed [T]
+  int32_t* rank;   // [B]
+  int32_t* steps;  // [B] that were taken; or null
+  bool selects;    // else scores, ranks and steps alone
+  Budget budget;
+  void* tokens;  // as in launch_gather
+  int64_t* indices;
+  int32_t* count;
+};
+
 // Which images are left to launch_purify: their rank is kHandedOver (purify.h), and they have no other results.
 enum class HandOver { kNever, kFlat, kAlways };
 
@@ -118,14 +130,7 @@ struct EigSelect {
   float* vectors;  // scratch [B, N / 2 + 1, N]
   RankRule rule;
   HandOver hand_over;
-  float* scores;   // [B, N], packed [T]
-  int32_t* rank;   // [B]
-  int32_t* steps;  // [B] of the tridiagonalisation that were taken, 0 where there was none; or null
-  bool selects;    // else scores and ranks alone
-  Budget budget;
-  void* tokens;  // as in launch_gather
-  int64_t* indices;
-  int32_t* count;
+  Outputs out;  // steps: of the tridiagonalisation, 0 where there was none
 };
 
 void launch_eig_select(const Images& x, const EigSelect& arguments, EigSelectShape shape,

@@ -72,9 +72,9 @@ __device__ inline void decide(const Images& x, const Purify& a, int k, int64_t b
 }
 
 __device__ inline void write_result(const Purify& a, int64_t b, const State& state) {
-  a.rank[b] = state.rank;
-  if (a.steps) {
-    a.steps[b] = state.products;
+  a.out.rank[b] = state.rank;
+  if (a.out.steps) {
+    a.out.steps[b] = state.products;
   }
   if (a.solvers) {
     a.solvers[b] = a.solver;
@@ -138,38 +138,37 @@ __device__ inline bool all_done(const Images& x, const Purify& a, int turn) {
   return __syncthreads_or(goes_on) == 0;
 }
 
-// Stage 4 of the images that were solved here; a warp a token.
+// Of all blocks.
+__device__ inline int this_warp() {
+  return blockIdx.x + gridDim.x * (threadIdx.x / 32);
+}
+
+__device__ inline int all_warps() {
+  return gridDim.x * (kAllThreads / 32);
+}
+
+// Stage 4 of an image that was solved here; a warp a token.
 __device__ inline void select_tokens(const Images& x, const Purify& a, int64_t b) {
-  const int64_t first = first_token(x, b), length = length_of(x, b);
-  const int64_t places = places_of(a.budget, b);
-  const int lane = threadIdx.x % 32;
-  const float* const scores = a.scores + first;
-  for (int64_t token = blockIdx.x + gridDim.x * (threadIdx.x / 32); token < length;
-       token += gridDim.x * (kAllThreads / 32)) {
-    const float own = __ldcg(scores + token);
-    Standing standing;
-    for (int64_t other = lane; other < length; other += 32) {
-      standing.meet(own, token, __ldcg(scores + other), other);
-    }
-    standing.before = warp_sum(static_cast<int>(standing.before));
-    if (a.budget.coverage > 0) {
-      standing.covered = warp_sum(standing.covered);
-      standing.total = warp_sum(standing.total);
-    }
-    if (lane == 0) {
-      a.kept[first + token] = standing.stays(places, a.budget.coverage);
+  const int64_t first = first_token(x, b);
+  const int n = static_cast<int>(length_of(x, b));
+  for (int token = this_warp(); token < n; token += all_warps()) {
+    const bool stays = token_stays(token, n, places_of(a.out.budget, b), a.out.budget.coverage,
+                                   [&](int i) { return __ldcg(a.out.scores + first + i); });
+    if (threadIdx.x % 32 == 0) {
+      a.kept[first + token] = stays;
     }
   }
 }
 
 __device__ inline void purify_images(const Images& x, const Purify& a) {
-  const bool any = __syncthreads_or(threadIdx.x < x.images && a.rank[threadIdx.x] == kHandedOver);
+  const bool any =
+      __syncthreads_or(threadIdx.x < x.images && a.out.rank[threadIdx.x] == kHandedOver);
   if (!any) {
     return;
   }
   if (threadIdx.x < kMostPurified) {
     const int b = threadIdx.x;
-    shared().done[b] = b < x.images && a.rank[b] != kHandedOver ? 0 : kNotYet;
+    shared().done[b] = b < x.images && a.out.rank[b] != kHandedOver ? 0 : kNotYet;
   }
   if (threadIdx.x == 0) {
     shared().image = -1;
@@ -185,7 +184,7 @@ __device__ inline void purify_images(const Images& x, const Purify& a) {
       sync_first(kThreads);
     }
     if (tile.number == 0 && threadIdx.x < 32) {
-      const double trace = size_of(a, tile.b).trace;
+      const double trace = gram_total(a, tile.b, 0);
       if (threadIdx.x == 0) {
         State state = purify::first(trace, static_cast<int>(a.rule.rank));
         state.step = handed_over ? state.step : Step::kDone;
@@ -199,7 +198,7 @@ __device__ inline void purify_images(const Images& x, const Purify& a) {
     for_tiles(x, [&](const Tile& tile) { advance(x, a, tile, k); });
     grid_sync();
   }
-  if (!a.selects) {
+  if (!a.out.selects) {
     return;
   }
   const auto for_solved = [&](auto&& f) {
@@ -212,9 +211,8 @@ __device__ inline void purify_images(const Images& x, const Purify& a) {
   for_solved([&](int64_t b) { select_tokens(x, a, b); });
   grid_sync();
   for_solved([&](int64_t b) {
-    gather_rows(x, b, a.budget, a.kept + first_token(x, b),
-                blockIdx.x + gridDim.x * (threadIdx.x / 32), gridDim.x * (kAllThreads / 32),
-                static_cast<char*>(a.tokens), a.indices, a.count);
+    gather_rows(x, b, a.out.budget, a.kept + first_token(x, b), this_warp(), all_warps(),
+                static_cast<char*>(a.out.tokens), a.out.indices, a.out.count);
   });
 }
 

@@ -24,16 +24,9 @@ struct Purify {
   double* sums;  // scratch [2, B, tiles, kPurifySums]
   purify::State* states;  // scratch [2, B]
   uint8_t* kept;          // scratch [B, N], packed [T]
-  float* scores;          // [B, N], packed [T]
-  int32_t* rank;          // [B]: kHandedOver for images to solve
-  int32_t* steps;         // [B]: products taken, for those; or null
-  int32_t* solvers;       // [B]: `solver`, for those; or null
+  int32_t* solvers;       // [B]: `solver`, for images that were solved here; or null
   int32_t solver;
-  bool selects;  // else scores and ranks alone
-  Budget budget;
-  void* tokens;  // as in launch_gather
-  int64_t* indices;
-  int32_t* count;
+  Outputs out;  // rank: kHandedOver for images to solve; steps: products
 };
 
 // Side of X for N tokens.

@@ -8,7 +8,7 @@
 
 #pragma once
 
-#include "device.cuh"
+#include "warp.cuh"
 
 namespace svdprune::cuda {
 
@@ -30,5 +30,21 @@ struct Standing {
     return before < places && (coverage == 0 || covered < coverage * total);
   }
 };
+
+// Whether a token of an image of n stays; by a warp. score(i): of token i.
+template <class F>
+__device__ __forceinline__ bool token_stays(int token, int n, int64_t places, double coverage,
+                                            F&& score) {
+  Standing standing;
+  for (int other = threadIdx.x % 32; other < n; other += 32) {
+    standing.meet(score(token), token, score(other), other);
+  }
+  standing.before = warp_sum(static_cast<int>(standing.before));
+  if (coverage > 0) {
+    standing.covered = warp_sum(standing.covered);
+    standing.total = warp_sum(standing.total);
+  }
+  return standing.stays(places, coverage);
+}
 
 }  // namespace svdprune::cuda

@@ -292,17 +292,6 @@ void run_grid(void (*kernel)(Parameters...), dim3 grid, dim3 block, unsigned clu
   }
 }
 
-// All blocks alive together.
-template <class... Parameters, class... Arguments>
-void run_together(void (*kernel)(Parameters...), unsigned grid, unsigned threads,
-                  size_t dynamic_bytes, const Arguments&... arguments) {
-  gridDim = grid;
-  blockDim = threads;
-  shared_bytes = dynamic_bytes;
-  body = [&] { kernel(arguments...); };
-  run_cluster({0, 0, 0}, grid);
-}
-
 }  // namespace emulation
 
 #include "tensor_core.h"

@@ -232,12 +232,10 @@ int most_blocks(void (*)(Parameters...), int, size_t) {
 }
 
 template <class... Parameters, class... Arguments>
-void launch_together(const char*, void (*kernel)(Parameters...), int blocks, int threads,
+void launch_together(const char* name, void (*kernel)(Parameters...), int blocks, int threads,
                      size_t shared_bytes, cudaStream_t stream, const Arguments&... arguments) {
-  if (stream != emulation::stream) {
-    emulation::fail("not launched on the current stream");
-  }
-  emulation::run_together(kernel, blocks, threads, shared_bytes, arguments...);
+  launch_clusters(name, kernel, blocks, threads, {static_cast<unsigned>(blocks), shared_bytes},
+                  stream, arguments...);
 }
 
 template <class... Parameters, class... Arguments>

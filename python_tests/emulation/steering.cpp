@@ -2,7 +2,6 @@
 
 #include "../../csrc/cuda/purify/steering.h"
 
-#include <numeric>
 #include <random>
 #include <vector>
 
@@ -10,7 +9,8 @@ using namespace svdprune::purify;
 
 extern "C" {
 
-// Purifies a matrix with those eigenvalues [n], to a rank if it is not 0. found [n]: those of the projector. Each product is off by `noise`.
+// Purifies a matrix with those eigenvalues [n], to a rank if it is not 0. found [n]: those of the projector. Each
+// product is off by `noise`.
 void purify_spectrum(int n, const double* eigenvalues, double variance, int rank_asked,
                      double noise, int seed, double* found, int* rank, int* products, int* starts) {
   std::mt19937 generator(static_cast<unsigned>(seed));
@@ -30,7 +30,7 @@ void purify_spectrum(int n, const double* eigenvalues, double variance, int rank
     }
     for (int i = 0; i < n; ++i) {
       if (state.step == Step::kStart) {
-        x[i] = eigenvalues[i] / std::sqrt(square) + 0x1p-20;
+        x[i] = eigenvalues[i] / std::sqrt(square) + kShift;
         y[i] = 0;
       } else {
         found[i] = x[i];

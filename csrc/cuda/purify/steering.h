@@ -26,8 +26,9 @@
 
 namespace svdprune::purify {
 
-constexpr int kRankKnownBy = 70;  // products, at the latest
-constexpr int kMostByCount = 90;  // since the rank is known
+constexpr double kShift = 0x1p-20;  // of the eigenvalues of the first X
+constexpr int kRankKnownBy = 70;    // products, at the latest
+constexpr int kMostByCount = 90;    // since the rank is known
 constexpr int kMostProducts = 250;
 constexpr double kAlone = 1e-4;                 // eigenvalues between 0 and 1, but for one
 constexpr double kFew = 2;                      // of those

@@ -90,10 +90,11 @@ struct TileSums {
 
 // X = (G + shift) / norm, whose eigenvalues lie in [0, 1]: the shift keeps rounding from making one negative.
 __device__ inline void start(const Images& x, const Purify& a, const Tile& tile, int turn) {
-  constexpr float kShift = 0x1p-20f;
   float* const scratch = reinterpret_cast<float*>(dynamic_shared());
   const Place place(tile);
-  const auto scale = static_cast<float>(1 / (size_of(a, tile.b).norm * (1 + 2 * kShift)));
+  constexpr auto kShift = static_cast<float>(purify::kShift);
+  const auto scale =
+      static_cast<float>(1 / (sqrt(gram_total(a, tile.b, 1)) * (1 + 2 * purify::kShift)));
   float g[kNeighbours], newest[kNeighbours];
   const float none[kNeighbours] = {};
   read_gram(x, a, tile, g);
@@ -146,7 +147,7 @@ __device__ inline void write_scores(const Images& x, const Purify& a, const Tile
   };
   const double before = diagonal(1 - turn), change = diagonal(turn) - before;
   const double y = state.raised ? change : -change;
-  a.scores[first_token(x, tile.b) + i] =
+  a.out.scores[first_token(x, tile.b) + i] =
       static_cast<float>(fmin(fmax(before + state.weight * y, 0.0), 1.0));
 }
 

@@ -68,17 +68,11 @@ __device__ inline double* sums_of(const Images& x, const Purify& a, int turn, in
   return a.sums + (turn * x.images + b) * kPurifySums * purify_tiles(x.tokens);
 }
 
-// What the Gram kernel's tiles add up to: trace and squared norm, in every lane.
-struct Size {
-  double trace, norm;
-};
-
-__device__ inline Size size_of(const Purify& a, int64_t b) {
-  const double* const partials = a.partials + 2 * b * a.parts;
-  const int lane = threadIdx.x % 32, parts = static_cast<int>(a.parts);
-  const double trace = warp_sum_of(lane, parts, [&](int i) { return partials[2 * i]; });
-  const double square = warp_sum_of(lane, parts, [&](int i) { return partials[2 * i + 1]; });
-  return {trace, sqrt(square)};
+// What the Gram kernel's tiles add up to, in every lane: the trace (which = 0) or the squared norm (1).
+__device__ inline double gram_total(const Purify& a, int64_t b, int which) {
+  const double* const partials = a.partials + 2 * b * a.parts + which;
+  return warp_sum_of(threadIdx.x % 32, static_cast<int>(a.parts),
+                     [&](int i) { return partials[2 * i]; });
 }
 
 }  // namespace svdprune::cuda::purifying

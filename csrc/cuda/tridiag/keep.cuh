@@ -18,16 +18,9 @@ __device__ __forceinline__ void send_kept(const Team& team, const Shared& s, int
   const float* scores = shared_scores(s);
   const Run own = own_tokens(team, s.n);
   for (int token = own.begin + team.warp; token < own.end; token += team.warps) {
-    Standing standing;
-    for (int other = team.lane; other < s.n; other += 32) {
-      standing.meet(scores[token], token, scores[other], other);
-    }
-    standing.before = warp_sum(static_cast<int>(standing.before));
-    if (coverage > 0) {
-      standing.covered = warp_sum(standing.covered);
-      standing.total = warp_sum(standing.total);
-    }
-    const bool stays = rank < 0 ? token < places : standing.stays(places, coverage);
+    const bool by_score =
+        token_stays(token, s.n, places, coverage, [&](int i) { return scores[i]; });
+    const bool stays = rank < 0 ? token < places : by_score;
     tell_all(team, shared_kept(s) + token, static_cast<uint8_t>(stays));
   }
 }
