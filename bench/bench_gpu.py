@@ -45,6 +45,7 @@ SHAPES = (
     (576, 4096, torch.bfloat16),
     (256, 1024, torch.float32),
     (2880, 1024, torch.float32),
+    (2880, 1024, torch.bfloat16),
 )
 SLOW_SECONDS = 1.5  # a peer whose call would take longer is left out
 CAPTURE_FAILED = "not captured: "

@@ -1,9 +1,10 @@
 """What each kernel of a call takes on a GPU, by torch's profiler.
 
-``python -m bench.gpu_kernels --json FILE``: calls of the operator on 576 x 1024 features, warm, one after the
-other. From a call's kernels its stages can be told: solver "eigh" has ``leverage``, ``select`` and ``gather``
+``python -m bench.gpu_kernels --json FILE``: calls of the operator on features of an image or more, warm, one
+after the other. From a call's kernels its stages can be told: solver "eigh" has ``leverage``, ``select`` and ``gather``
 beside those of cuBLAS and cuSOLVER, solver "tridiag" ``gram_fused`` and, for all the rest, ``eig_select``,
-to which "auto" adds ``purify`` for flat spectra.
+to which "auto" adds ``purify`` for flat spectra. On the features' side ``eig_select`` is followed by
+``leverage_of_vectors``, ``select`` and ``gather``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ INPUTS = (
     (Case(1, 576, 1024), torch.bfloat16),
     (Case(1, 576, 1024), torch.float32),
     (Case(1, 576, 1024, "flat"), torch.bfloat16),
+    (Case(1, 2880, 1024), torch.bfloat16),
+    (Case(1, 2880, 1024), torch.float32),
     (Case(8, 576, 1024), torch.bfloat16),
     (Case(64, 576, 1024), torch.bfloat16),
 )

@@ -46,6 +46,7 @@ def on_backends(
 ) -> pytest.MarkDecorator:
     """Parametrizes ``backend`` and ``names``: all values on a GPU, under emulation those that are quick."""
     names = (names,) if isinstance(names, str) else names
+    values = list(values)  # for each backend: of an iterator the second would see nothing
     cases = []
     for name in NAMES:
         for value in values:

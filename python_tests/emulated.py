@@ -21,7 +21,7 @@ KERNELS = HERE.parent / "csrc" / "cuda"
 MARGIN = 64  # numbers, on either side of an output
 SOURCES = (
     *("pack", "gram_fused", "leverage", "select", "pivot", "gather", "eig_select", "purify"),
-    *("rater_rows", "rater_heads"),
+    *("leverage_of_vectors", "rater_rows", "rater_heads"),
 )
 EXPORTED = (
     *("pass_on", "send_all", "gram_fused", "eig_select", "purify", "pivot", "pivot_float64"),

@@ -60,7 +60,9 @@ def test_it_runs_where_an_image_fits_on_chip(backend, tokens, images):
 
 
 @pytest.mark.parametrize(
-    "x", [gaussian(1025, 80), gaussian(60, 80, dtype=torch.float64)], ids=["1025 tokens", "float64"]
+    "x",
+    [gaussian(1025, 1030), gaussian(60, 80, dtype=torch.float64)],
+    ids=["1025 tokens and more features", "float64"],
 )
 def test_elsewhere_eigh_stands_in(backend, x):
     assert ran(backend.put(x))[0] == ["eigh"]

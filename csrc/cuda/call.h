@@ -103,6 +103,9 @@ struct Packed {
 };
 Packed pack(const Call& call, const Images& x, bool center, ScalarType dtype);
 
+// Stages 4 and 5 of the scores and ranks, a kernel each.
+void keep(const Call& call, const Images& x, const Results& results);
+
 // The five stages on cuBLAS, cuSOLVER and kernels of their own, for any x.
 void prune_eigh(const Call& call, const Images& x, const Options& options, const Results& results);
 
@@ -110,6 +113,10 @@ void prune_eigh(const Call& call, const Images& x, const Options& options, const
 // eig_select_shape_for.
 void prune_tridiag(const Call& call, const Images& x, const Options& options,
                    const Results& results, EigSelectShape shape);
+
+// The same for an x of which the features' side is to be worked on. `shape`: for as many "tokens" as x has features.
+void prune_features(const Call& call, const Images& x, const Options& options,
+                    const Results& results, EigSelectShape shape);
 
 // Stages 1, 4 and 5 of select "pivoted", for an x that is not empty.
 void prune_pivoted(const Call& call, const Images& x, const Options& options,

@@ -79,7 +79,15 @@ __device__ __forceinline__ int final_rank(const Shared& s, int m) {
   return min(m, tridiag::rank_for_variance(s.ritz, m, s.problem->variance, total));
 }
 
-// Stages 2 and 3 of an image. Rank -1: an eigenvalue did not converge; kHandedOver: there are no scores.
+// Of gram itself, not as it is scaled.
+__device__ __forceinline__ void write_eigenvalues(const Team& team, const Shared& s, int rank,
+                                                  float scale, double* eigenvalues) {
+  for (int j = team.rank + team.size * team.thread; j < rank; j += team.size * team.threads) {
+    eigenvalues[j] = s.ritz[j] / scale;
+  }
+}
+
+// Stages 2 and 3 of an image; with a.eigenvalues stage 2 alone. Rank -1: an eigenvalue did not converge; kHandedOver: there are no scores.
 template <class Plan>
 __device__ __forceinline__ Solved solve(const Team& team, Shared& s, const Images& x,
                                         const EigSelect& a, float scale) {
@@ -87,12 +95,13 @@ __device__ __forceinline__ Solved solve(const Team& team, Shared& s, const Image
   if (m == 0) {
     return {kHandedOver, 0};
   }
+  const bool for_vectors = a.eigenvalues != nullptr;
   int rank = final_rank(s, m);
-  if (x.tokens > x.features || x.cu_seqlens) {
+  if (for_vectors || x.tokens > x.features || x.cu_seqlens) {
     rank = tridiag::standing_out(s.ritz, rank);
   }
 
-  const bool complement = m == s.n && rank > s.n - rank;
+  const bool complement = !for_vectors && m == s.n && rank > s.n - rank;
   const int first = complement ? rank : 0;
   const int columns = complement ? s.n - rank : rank;
   if (m == s.n) {  // else the certificate has left them
@@ -109,6 +118,10 @@ __device__ __forceinline__ Solved solve(const Team& team, Shared& s, const Image
     cluster_sync();
   }
   apply_reflectors<Plan::kColumns>(team, s, m - 1, columns, s.problem->reflectors, vectors, stride);
+  if (for_vectors) {
+    write_eigenvalues(team, s, rank, scale, a.eigenvalues + this_image() * x.tokens);
+    return {rank, m};
+  }
   cluster_sync();
   send_leverage(team, s, columns, complement, vectors, stride,
                 a.out.scores + first_token(x, this_image()));
@@ -128,11 +141,12 @@ __device__ __forceinline__ void prune_image(const Images& x, const EigSelect& a)
     if (loaded.state == Loaded::kReady) {
       if (team.thread == 0) {
         const int64_t most = min(static_cast<int64_t>(n), x.features);
+        const int64_t vector_rows = a.eigenvalues ? x.tokens : x.tokens / 2 + 1;
         *s.problem = {loaded.trace,
                       a.rule.variance,
                       loaded.gram,
                       a.reflectors + this_image() * x.tokens * x.tokens,
-                      a.vectors + this_image() * (x.tokens / 2 + 1) * x.tokens,
+                      a.vectors + this_image() * vector_rows * x.tokens,
                       static_cast<int>(x.tokens),
                       static_cast<int>(min(a.rule.rank, most)),
                       a.hand_over != HandOver::kNever && !loaded.formed_anew};
@@ -144,7 +158,7 @@ __device__ __forceinline__ void prune_image(const Images& x, const EigSelect& a)
     } else {
       solved.rank = loaded.state == Loaded::kNotFinite ? -1 : 0;
     }
-    if (solved.rank == -1 || (solved.steps == 0 && solved.rank == 0)) {
+    if (!a.eigenvalues && (solved.rank == -1 || (solved.steps == 0 && solved.rank == 0))) {
       send_score(team, s, solved.rank < 0 ? std::numeric_limits<float>::quiet_NaN() : 0.0f,
                  a.out.scores + first_token(x, this_image()));
     }

@@ -121,13 +121,15 @@ enum class HandOver { kNever, kFlat, kAlways };
 
 struct EigSelect {
   const double*
-      partials;  // [B, parts, 2], as launch_gram_fused leaves them: the trace is taken of it
+      partials;  // [B, parts, 2], as launch_gram_fused leaves them; null: the trace is taken of gram
   int64_t parts;
   float* gram;        // [B, N, N] full, in row strides of N
   float* reflectors;  // scratch [B, N, N]; where no image is handed over, it may be the Gram matrix
   const double*
       largest;     // [B] where x was packed for the Gram matrix, as launch_pack took it; or null
-  float* vectors;  // scratch [B, N / 2 + 1, N]
+  float* vectors;  // scratch [B, N / 2 + 1, N]; where there are eigenvalues, a result [B, N, N]
+  double*
+      eigenvalues;  // [B, N]: the leading ones, `rank` of them, as are rows of vectors; no scores then. Or null
   RankRule rule;
   HandOver hand_over;
   Outputs out;  // steps: of the tridiagonalisation, 0 where there was none
@@ -135,6 +137,13 @@ struct EigSelect {
 
 void launch_eig_select(const Images& x, const EigSelect& arguments, EigSelectShape shape,
                        cudaStream_t stream);
+
+// Stage 3 on the features' side, after a launch_eig_select for eigenvectors: scores [B, N] or packed [T] are the squared
+// row norms of X V L^-1/2, for the `rank` [B] leading rows of vectors [B, D, D], V^T, and eigenvalues [B, D], L. packed:
+// [B, N, D] in `dtype`, as the Gram matrix was formed of it; x: where scores go. Rank -1: NaN.
+void launch_leverage_of_vectors(const Images& x, const void* packed, Dtype dtype,
+                                const float* vectors, const double* eigenvalues,
+                                const int32_t* rank, float* scores, cudaStream_t stream);
 
 // rater_scores, in three launches, and rater_scores_by_head, in two. Pointers other than q, k and the mask are contiguous; the results are
 // float64 for float64 q and k, float32 for all others.

@@ -155,18 +155,19 @@ __device__ void take(const Residual<T>& r, const Held& held, int p, int picks, i
   put_most(r, 1 - turn, most);
 }
 
-// What each pick adds to the energy, as a share of all; a warp some picks, of which each lane writes one.
+// What each pick adds to the energy, as a share of all. A warp sums some pairs of picks, one after the other, and then
+// writes them all: of the l-th pair lanes l and 16 + l have one each.
 template <class T>
 __device__ void put_shares(const Residual<T>& r, const int32_t* picked, int picks, double whole,
                            T* scores, uint8_t* kept) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  for (int begin = warp; begin < picks; begin += 32 * warps) {
+  for (int begin = 2 * warp; begin < picks; begin += 2 * 16 * warps) {
     double own = 0;
-    for (int l = 0, pick = begin; l < 32 && pick < picks; ++l, pick += warps) {
-      const double energy = energy_of(r, pick);
-      own = l == lane ? energy : own;
+    for (int l = 0, pick = begin; l < 16 && pick < picks; ++l, pick += 2 * warps) {
+      const double energy = warp_sum_of_two(lane, own_energies(r, pick, picks));
+      own = l == lane % 16 ? energy : own;
     }
-    const int pick = begin + lane * warps;
+    const int pick = begin + lane % 16 * 2 * warps + lane / 16;
     if (pick < picks) {
       scores[picked[pick]] = static_cast<T>(own / whole);
       kept[picked[pick]] = 1;
@@ -208,7 +209,9 @@ __global__ __launch_bounds__(32 * kPivotWarps, 1) void pivot_kernel(Images x, Pi
   const int64_t first = first_token(x, b);
   const Residual<T> r = residual_of<kOnChip>(x, a, b);
   const int places = static_cast<int>(min(places_of(a.budget, b), static_cast<int64_t>(r.n)));
-  if (!isfinite(a.largest[b])) {
+  const double magnitude = a.largest[b];  // under way meanwhile
+  start(r);
+  if (!isfinite(magnitude)) {
     give_up(a, b, first, r.n, places);
     return;
   }
@@ -216,7 +219,6 @@ __global__ __launch_bounds__(32 * kPivotWarps, 1) void pivot_kernel(Images x, Pi
     a.scores[first + i] = 0;
     a.kept[first + i] = 0;
   }
-  start(r);
   __syncthreads();
   const double whole = warp_sum_of(threadIdx.x % 32, r.n, [&](int i) { return r.left[i]; });
   const double coverage = a.budget.coverage;
@@ -237,7 +239,9 @@ __global__ __launch_bounds__(32 * kPivotWarps, 1) void pivot_kernel(Images x, Pi
     __syncthreads();
     ++picks;
     if (coverage > 0) {
-      covered += energy_of(r, picks - 1) / whole;
+      const int last = picks - 1;
+      const double2 energies = own_energies(r, last / 2 * 2, picks);
+      covered += warp_sum(last % 2 == 0 ? energies.x : energies.y) / whole;
       if (covered >= coverage) {
         break;
       }

@@ -150,19 +150,30 @@ __device__ void put_w(const Residual<T>& r, const Tokens& tokens, int pick, cons
   }
 }
 
-// ||w||^2 of a pick, which is the energy that it adds.
+// A lane's shares of ||w||^2, which is the energy that a pick adds, of an even pick and of the next one; that counts only
+// if it is one of those that were made.
 template <class T>
-__device__ double energy_of(const Residual<T>& r, int pick) {
-  const bool near = pick < r.held;
-  const double* const w = near ? reinterpret_cast<double*>(r.near + pick / 2 * r.n) + pick % 2
-                               : r.far + pick * r.stride;
-  const int apart = near ? 2 : 1;
-  double sum = 0;
+__device__ double2 own_energies(const Residual<T>& r, int pick, int picks) {
+  const int lane = threadIdx.x % 32;
+  double2 sum{0, 0};
+  if (pick < r.held) {
+    const double2* const pair = r.near + pick / 2 * r.n;
 #pragma unroll 6  // for the reads to be under way together
-  for (int i = threadIdx.x % 32; i < r.n; i += 32) {
-    sum += w[i * apart] * w[i * apart];
+    for (int i = lane; i < r.n; i += 32) {
+      const double2 w = pair[i];
+      sum.x += w.x * w.x;
+      sum.y += w.y * w.y;
+    }
+    return sum;
   }
-  return warp_sum(sum);
+  const double* const even = r.far + pick * r.stride;
+  const double* const odd = even + (pick + 1 < picks ? r.stride : 0);
+#pragma unroll 1
+  for (int i = lane; i < r.n; i += 32) {
+    sum.x += even[i] * even[i];
+    sum.y += odd[i] * odd[i];
+  }
+  return sum;
 }
 
 }  // namespace svdprune::cuda::pivoting

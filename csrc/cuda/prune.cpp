@@ -72,23 +72,37 @@ struct Batch {
   }
 };
 
+// Which solver ran, kTridiag for "purify" too; kAuto: none, as select "pivoted" needs none. And the order of the matrix
+// that it worked on.
+struct Ran {
+  Solver solver;
+  int64_t size;
+};
+
 // The five stages by the solver that was asked for, "auto" being "tridiag", which leaves flat spectra to "purify" where
-// that can run, as "purify" leaves to it what it cannot do; or by "eigh" where neither can run. Returns which one ran,
-// kTridiag for both; kAuto: none, as select "pivoted" needs none.
-Solver run(const Call& call, const Images& x, const Options& options, const Results& results) {
+// that can run, as "purify" leaves to it what it cannot do; or by "eigh" where neither can run. "tridiag" is on the
+// tokens' side, in as few launches as that takes, or else on the features' side, if that is the smaller one.
+Ran run(const Call& call, const Images& x, const Options& options, const Results& results) {
   const bool empty = x.images == 0 || x.tokens == 0 || x.features == 0;
+  const int64_t smaller = std::min(x.tokens, x.features);
   if (results.select == Select::kPivoted && !empty) {
     prune_pivoted(call, x, options, results);
-    return Solver::kAuto;
+    return {Solver::kAuto, smaller};
   }
-  const bool wanted = options.solver != Solver::kEigh && x.dtype != Dtype::kFloat64 && !empty;
-  const EigSelectShape shape = wanted ? eig_select_shape_for(x.images, x.tokens) : EigSelectShape{};
-  if (shape.blocks > 0) {
-    prune_tridiag(call, x, options, results, shape);
-    return Solver::kTridiag;
+  if (options.solver != Solver::kEigh && x.dtype != Dtype::kFloat64 && !empty) {
+    const EigSelectShape of_tokens = eig_select_shape_for(x.images, x.tokens);
+    if (of_tokens.blocks > 0) {
+      prune_tridiag(call, x, options, results, of_tokens);
+      return {Solver::kTridiag, x.tokens};
+    }
+    const EigSelectShape of_features = eig_select_shape_for(x.images, smaller);
+    if (of_features.blocks > 0) {
+      prune_features(call, x, options, results, of_features);
+      return {Solver::kTridiag, x.features};
+    }
   }
   prune_eigh(call, x, options, results);
-  return Solver::kEigh;
+  return {Solver::kEigh, smaller};
 }
 
 std::tuple<Tensor, Tensor> leverage_scores_cuda(const Tensor& x, double variance,
@@ -122,20 +136,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> diagnose_cuda(const Tensor& x
   Tensor solvers = batch.output(call, {}, ScalarType::Int);
   Tensor refined = batch.output(call, {}, ScalarType::Int);
   torch::stable::fill_(solvers, static_cast<double>(static_cast<int64_t>(Solver::kTridiag)));
-  const Solver ran = run(call, batch.images, options,
-                         {.scores = scores,
-                          .ranks = ranks,
-                          .steps = pointer<int32_t>(steps),
-                          .solvers = pointer<int32_t>(solvers)});
-  // "tridiag" works on the tokens' side always.
-  const int64_t size = ran == Solver::kTridiag ? batch.images.tokens : batch.rank_limit();
-  torch::stable::fill_(sizes, static_cast<double>(size));
+  const Ran ran = run(call, batch.images, options,
+                      {.scores = scores,
+                       .ranks = ranks,
+                       .steps = pointer<int32_t>(steps),
+                       .solvers = pointer<int32_t>(solvers)});
+  torch::stable::fill_(sizes, static_cast<double>(ran.size));
   torch::stable::fill_(refined, 0.0);
-  if (ran != Solver::kTridiag) {
-    torch::stable::fill_(solvers, static_cast<double>(static_cast<int64_t>(ran)));
+  if (ran.solver != Solver::kTridiag) {
+    torch::stable::fill_(solvers, static_cast<double>(static_cast<int64_t>(ran.solver)));
   }
-  if (ran == Solver::kEigh) {
-    torch::stable::fill_(steps, static_cast<double>(size));
+  if (ran.solver == Solver::kEigh) {
+    torch::stable::fill_(steps, static_cast<double>(ran.size));
   }
   debug_check(call, ranks, batch.images.images, batch.batched);
   return {ranks, steps, sizes, solvers, refined};

@@ -75,25 +75,6 @@ void score_or_zero(const Call& call, const Images& x, const Options& options, co
   cudaMemsetAsync(ranks.mutable_data_ptr(), 0, ranks.numel() * ranks.element_size(), call.stream());
 }
 
-// Stages 4 and 5.
-void keep(const Call& call, const Images& x, const Results& results) {
-  if (results.counts) {
-    cudaMemsetAsync(results.counts, 0, x.images * sizeof(int32_t), call.stream());
-  }
-  if (x.images == 0 || x.tokens == 0) {
-    return;
-  }
-  const Tensor kept = call.empty({results.scores.numel()}, ScalarType::Byte);
-  const auto launch = [&](auto zero) {
-    using T = decltype(zero);
-    launch_select<T>(x, pointer<T>(results.scores), pointer<int32_t>(results.ranks), results.budget,
-                     pointer<uint8_t>(kept), call.stream());
-  };
-  results.scores.scalar_type() == ScalarType::Double ? launch(0.0) : launch(0.0f);
-  launch_gather(x, pointer<uint8_t>(kept), results.budget, results.tokens, results.indices,
-                results.counts, call.stream());
-}
-
 }  // namespace
 
 Packed pack(const Call& call, const Images& x, bool center, ScalarType dtype) {
@@ -110,6 +91,24 @@ Packed pack(const Call& call, const Images& x, bool center, ScalarType dtype) {
   launch_pack(x, mean, pointer<double>(packed.largest), packed.values.mutable_data_ptr(),
               dtype_of(dtype), call.stream());
   return packed;
+}
+
+void keep(const Call& call, const Images& x, const Results& results) {
+  if (results.counts) {
+    cudaMemsetAsync(results.counts, 0, x.images * sizeof(int32_t), call.stream());
+  }
+  if (x.images == 0 || x.tokens == 0) {
+    return;
+  }
+  const Tensor kept = call.empty({results.scores.numel()}, ScalarType::Byte);
+  const auto launch = [&](auto zero) {
+    using T = decltype(zero);
+    launch_select<T>(x, pointer<T>(results.scores), pointer<int32_t>(results.ranks), results.budget,
+                     pointer<uint8_t>(kept), call.stream());
+  };
+  results.scores.scalar_type() == ScalarType::Double ? launch(0.0) : launch(0.0f);
+  launch_gather(x, pointer<uint8_t>(kept), results.budget, results.tokens, results.indices,
+                results.counts, call.stream());
 }
 
 void prune_eigh(const Call& call, const Images& x, const Options& options, const Results& results) {

@@ -26,6 +26,17 @@ __device__ __forceinline__ double warp_sum_of(int lane, int count, F&& f) {
   return warp_sum(sum);
 }
 
+// In lanes 0 .. 15 the sum over the warp of the one number, in lanes 16 .. 31 that of the other, in the same order.
+__device__ __forceinline__ double warp_sum_of_two(int lane, double2 numbers) {
+  const bool upper = lane & 16;
+  double sum = upper ? numbers.y : numbers.x;
+  sum += __shfl_xor_sync(kAllLanes, upper ? numbers.x : numbers.y, 16);
+  for (int apart = 8; apart > 0; apart /= 2) {
+    sum += __shfl_xor_sync(kAllLanes, sum, apart);
+  }
+  return sum;
+}
+
 // In lane l the sum over the warp of number[l / 8], in the same order for each: a third of the shuffles of four sums.
 template <class T>
 __device__ __forceinline__ T warp_sum_of_four(int lane, const T (&number)[4]) {

@@ -107,11 +107,16 @@ __device__ __forceinline__ double trace_of(const Team& team, const Shared& s, co
 __device__ __forceinline__ LoadedGram find_gram(const Team& team, const Shared& s, const Images& x,
                                                 const EigSelect& a, int64_t b) {
   float* const gram = a.gram + b * x.tokens * x.tokens;
-  double own = 0;
-  for (int64_t part = team.thread; part < a.parts; part += team.threads) {
-    own += a.partials[2 * (b * a.parts + part)];
+  double trace;
+  if (a.partials) {
+    double own = 0;
+    for (int64_t part = team.thread; part < a.parts; part += team.threads) {
+      own += a.partials[2 * (b * a.parts + part)];
+    }
+    trace = block_sum(team, own, s.partial[0]);
+  } else {
+    trace = trace_of(team, s, gram, x.tokens);
   }
-  double trace = block_sum(team, own, s.partial[0]);
   const bool forms_anew = !(trace >= kLeastTrace && trace <= kLargestTrace);
   if (forms_anew) {
     __syncthreads();

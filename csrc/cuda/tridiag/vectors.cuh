@@ -65,9 +65,9 @@ __device__ __forceinline__ int warps_with_room(const Team& team, int m, size_t c
   return fitting < static_cast<size_t>(team.warps) ? static_cast<int>(fitting) : team.warps;
 }
 
-// Unit eigenvectors of T_m for ritz[first ..] to vectors [columns, stride], zeros from m to n; and what they miss as
-// vectors of the whole, e_m times the last entry, squared, to s.residual of all blocks. columns <= n / 2 + 1. room
-// [size]: for a vector at least.
+// Unit eigenvectors of T_m for ritz[first ..] to vectors [columns, stride], zeros from m to n; and, for m < n, what they
+// miss as vectors of the whole, e_m times the last entry, squared, to s.residual of all blocks: columns <= n / 2 then.
+// room [size]: for a vector at least.
 __device__ __forceinline__ void write_vectors(Team team, const Shared& s, int m, int first,
                                               int columns, double* room, size_t size) {
   forget_derived(team);
@@ -80,8 +80,10 @@ __device__ __forceinline__ void write_vectors(Team team, const Shared& s, int m,
     for (int i = team.lane; i < s.n; i += 32) {
       vector[i] = i < m ? static_cast<float>(z(i)) : 0;
     }
-    const double residual = s.coupling[m - 1] * z(m - 1);
-    tell_all(team, s.residual + j, residual * residual);
+    if (m < s.n) {
+      const double residual = s.coupling[m - 1] * z(m - 1);
+      tell_all(team, s.residual + j, residual * residual);
+    }
     __syncwarp();
   }
 }
