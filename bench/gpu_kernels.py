@@ -1,10 +1,10 @@
 """What each kernel of a call takes on a GPU, by torch's profiler.
 
 ``python -m bench.gpu_kernels --json FILE``: calls of the operator on features of an image or more, warm, one
-after the other. From a call's kernels its stages can be told: solver "eigh" has ``leverage``, ``select`` and ``gather``
-beside those of cuBLAS and cuSOLVER, solver "tridiag" ``gram_fused`` and, for all the rest, ``eig_select``,
-to which "auto" adds ``purify`` for flat spectra. On the features' side ``eig_select`` is followed by
-``leverage_of_vectors``, ``select`` and ``gather``.
+after the other. From a call's kernels its stages can be told: solver "eigh" has ``leverage``, ``select`` and
+``gather`` beside those of cuBLAS and cuSOLVER, solver "tridiag" ``gram_fused`` and, for all the rest,
+``eig_select``, to which "auto" adds ``purify`` for flat spectra. On the features' side ``eig_select`` is
+followed by ``leverage_of_vectors``, ``select`` and ``gather``.
 """
 
 from __future__ import annotations

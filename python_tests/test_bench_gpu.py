@@ -206,7 +206,7 @@ def test_without_a_gpu_nothing_is_measured(module, tmp_path, capsys):
 
 
 def test_the_small_script_calls_everything():
-    assert gpu_small.run("cpu") == 4 * (5 * 22 + 3)
+    assert gpu_small.run("cpu") == 4 * (4 * 22 + 4)
 
 
 # LLaVA's prefill.

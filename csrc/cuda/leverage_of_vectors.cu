@@ -1,7 +1,6 @@
-// Stage 3 on the features' side for solver "tridiag": leverage from right singular vectors, U_r = X V_r L_r^-1/2, of which
+// Stage 3 on the features' side for solver "tridiag": leverage from right singular vectors. U_r = X V_r L_r^-1/2, of which
 // the squared row norms are summed up as the product X V_r is formed.
 
-#include "gram_sums.cuh"
 #include "warp.cuh"
 
 #include <limits>
@@ -10,90 +9,140 @@ namespace svdprune::cuda {
 
 namespace {
 
-constexpr int kFeatures = 32;                   // of a panel, one a lane
-constexpr int kRows = kTile / (kThreads / 32);  // of a panel, that a warp brings
-constexpr int kSums = 4;  // a thread's rows and columns of the tile, see Sums<float>
+constexpr int kTile = 32;   // a block's tokens, and vectors at a time
+constexpr int kDepth = 16;  // features of a panel
+constexpr int kWarps = 8;   // that share the features, each with panels of its own
+constexpr int kThreads = 32 * kWarps;
+constexpr int kStride =
+    kDepth +
+    4;  // between rows of a panel: eight neighbouring ones have 16 bytes in different banks
+constexpr int kFetched = kTile * kDepth / 32;  // numbers of a panel that a lane brings
+constexpr int kTokens = 8, kVectors = 4;  // a lane's: every fourth token with every eighth vector
 
-// A warp's rows of a panel, on their way through registers.
-struct Fetched {
-  float number[kRows];
+// A warp's panels of X and of V^T, and afterwards its sums of the tile.
+union Scratch {
+  struct {
+    float tokens[kTile * kStride], vectors[kTile * kStride];
+  } panels;
+  float sums[kTile][kTile + 1];
 };
 
-// Rows first, first + 1, ... of a matrix [end, features] in rows of `stride`: of the panel that begins at a feature; zeros
-// where the matrix ends.
+// From rows of `features` numbers, `count` of them that exist: those of the panel that begins at a feature; zeros elsewhere.
 template <class S>
-__device__ __forceinline__ Fetched fetch(const S* matrix, int64_t stride, int64_t first,
-                                         int64_t end, int64_t feature, int64_t features) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  Fetched rows;
+__device__ __forceinline__ void fetch(const S* rows, int count, int feature, int features,
+                                      float (&number)[kFetched]) {
+  const int lane = threadIdx.x % 32, column = feature + lane % kDepth;
 #pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    const int64_t row = first + warp * kRows + i;
-    const bool exists = row < end && feature + lane < features;
-    rows.number[i] =
-        exists ? static_cast<float>(to_double(matrix[row * stride + feature + lane])) : 0;
-  }
-  return rows;
-}
-
-__device__ __forceinline__ void put(const Fetched& rows, unsigned char* panel) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-#pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    const int place = place_of(warp * kRows + i, lane / 4) + lane % 4 * 4;
-    *reinterpret_cast<float*>(panel + place) = rows.number[i];
+  for (int k = 0; k < kFetched; ++k) {
+    const int row = lane / kDepth + 32 / kDepth * k;
+    const bool exists = row < count && column < features;
+    number[k] = exists ? static_cast<float>(rows[row * features + column]) : 0;
   }
 }
 
-// A block: 64 tokens of one image, and one 64 vectors after the other: a tile of X V_r in float32, 32 features at a time,
-// of which the next are on their way while one panel of X and one of V^T are worked on. Squares are summed in float64, in
-// a fixed order.
+__device__ __forceinline__ void put(const float (&number)[kFetched], float* panel) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int k = 0; k < kFetched; ++k) {
+    panel[(lane / kDepth + 32 / kDepth * k) * kStride + lane % kDepth] = number[k];
+  }
+}
+
+// Adds the products of a panel's rows, tokens with vectors, in float32.
+__device__ __forceinline__ void add_products(const Scratch& scratch,
+                                             float (&sums)[kTokens][kVectors]) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int feature = 0; feature < kDepth; feature += 4) {
+    float4 token[kTokens], vector[kVectors];
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+      token[i] = *reinterpret_cast<const float4*>(scratch.panels.tokens +
+                                                  (lane / 8 + 4 * i) * kStride + feature);
+    }
+#pragma unroll
+    for (int j = 0; j < kVectors; ++j) {
+      vector[j] = *reinterpret_cast<const float4*>(scratch.panels.vectors +
+                                                   (lane % 8 + 8 * j) * kStride + feature);
+    }
+#pragma unroll
+    for (int i = 0; i < kTokens; ++i) {
+#pragma unroll
+      for (int j = 0; j < kVectors; ++j) {
+        float sum = fmaf(token[i].x, vector[j].x, sums[i][j]);
+        sum = fmaf(token[i].y, vector[j].y, sum);
+        sum = fmaf(token[i].z, vector[j].z, sum);
+        sums[i][j] = fmaf(token[i].w, vector[j].w, sum);
+      }
+    }
+  }
+}
+
+// A warp's share of the tile tokens x vectors, of every eighth panel, into its scratch. The next panel is on its way while
+// one is worked on.
+template <class S>
+__device__ __forceinline__ void sum_up(const S* tokens, int token_count, const float* vectors,
+                                       int vector_count, int features, Scratch& scratch) {
+  const int lane = threadIdx.x % 32, first = threadIdx.x / 32 * kDepth;
+  float sums[kTokens][kVectors] = {}, token[kFetched], vector[kFetched];
+  fetch(tokens, token_count, first, features, token);
+  fetch(vectors, vector_count, first, features, vector);
+#pragma unroll 1
+  for (int feature = first; feature < features; feature += kDepth * kWarps) {
+    __syncwarp();
+    put(token, scratch.panels.tokens);
+    put(vector, scratch.panels.vectors);
+    __syncwarp();
+    fetch(tokens, token_count, feature + kDepth * kWarps, features, token);
+    fetch(vectors, vector_count, feature + kDepth * kWarps, features, vector);
+    add_products(scratch, sums);
+  }
+  __syncwarp();
+#pragma unroll
+  for (int i = 0; i < kTokens; ++i) {
+#pragma unroll
+    for (int j = 0; j < kVectors; ++j) {
+      scratch.sums[lane / 8 + 4 * i][lane % 8 + 8 * j] = sums[i][j];
+    }
+  }
+}
+
+// A block: 32 tokens of one image, and 32 vectors after the other. The warps' sums and the squares are added in float64,
+// in a fixed order: eight threads a token.
 template <class S>
 __global__ __launch_bounds__(kThreads, 1) void leverage_of_vectors_kernel(Images x, const S* packed,
                                                                           const float* vectors,
                                                                           const double* eigenvalues,
                                                                           const int32_t* ranks,
                                                                           float* scores) {
-  alignas(16) __shared__ unsigned char panels[2][kPanelBytes];
-  const int64_t b = blockIdx.y, features = x.features;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kTile;
+  alignas(16) __shared__ Scratch scratch[kWarps];
+  const int64_t b = blockIdx.y, first = static_cast<int64_t>(blockIdx.x) * kTile;
   const int64_t length = length_of(x, b);
-  const int rank = ranks[b];
-  const S* const image = packed + b * x.tokens * features;
-  const float* const basis = vectors + b * features * features;
-  double squares[kSums] = {};
-  for (int64_t vector = 0; vector < rank; vector += kTile) {
-    Sums<float> product;
-    Fetched left = fetch(image, features, first, length, 0, features);
-    Fetched right = fetch(basis, features, vector, rank, 0, features);
-    for (int64_t feature = 0; feature < features; feature += kFeatures) {
-      __syncthreads();
-      put(left, panels[0]);
-      put(right, panels[1]);
-      __syncthreads();
-      left = fetch(image, features, first, length, feature + kFeatures, features);
-      right = fetch(basis, features, vector, rank, feature + kFeatures, features);
-      product.add(panels[0], panels[1]);
-    }
-    for (int j = 0; j < kSums; ++j) {
-      const int64_t column = vector + Sums<float>::first_col() + 16 * j;
-      const double eigenvalue = column < rank ? eigenvalues[b * features + column] : 1;
-      for (int i = 0; i < kSums; ++i) {
-        const double value = product.sums[i][j];
-        squares[i] += value * value / eigenvalue;
+  const int features = static_cast<int>(x.features), rank = ranks[b];
+  const int count = static_cast<int>(clamped(length - first, 0, kTile));
+  const int own = threadIdx.x / 8, share = threadIdx.x % 8;
+  double score = 0;
+  for (int vector = 0; vector < rank; vector += kTile) {
+    sum_up(packed + (b * x.tokens + first) * features, count,
+           vectors + (b * features + vector) * features, min(rank - vector, kTile), features,
+           scratch[threadIdx.x / 32]);
+    __syncthreads();
+#pragma unroll 1
+    for (int j = share; j < min(rank - vector, kTile); j += 8) {
+      double sum = 0;
+      for (int warp = 0; warp < kWarps; ++warp) {
+        sum += scratch[warp].sums[own][j];
       }
+      score += sum * sum / eigenvalues[b * features + vector + j];
     }
+    __syncthreads();
   }
-  for (int i = 0; i < kSums; ++i) {
-    double sum = squares[i];
-    for (int apart = 8; apart > 0; apart /= 2) {  // over the 16 threads of a row
-      sum += __shfl_xor_sync(kAllLanes, sum, apart);
-    }
-    const int64_t token = first + Sums<float>::first_row() + 16 * i;
-    if (Sums<float>::first_col() == 0 && token < length) {
-      scores[first_token(x, b) + token] =
-          rank < 0 ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(min(sum, 1.0));
-    }
+  for (int apart = 4; apart > 0; apart /= 2) {
+    score += __shfl_xor_sync(kAllLanes, score, apart);
+  }
+  if (share == 0 && own < count) {
+    scores[first_token(x, b) + first + own] =
+        rank < 0 ? std::numeric_limits<float>::quiet_NaN() : static_cast<float>(min(score, 1.0));
   }
 }
 

@@ -239,9 +239,7 @@ __global__ __launch_bounds__(32 * kPivotWarps, 1) void pivot_kernel(Images x, Pi
     __syncthreads();
     ++picks;
     if (coverage > 0) {
-      const int last = picks - 1;
-      const double2 energies = own_energies(r, last / 2 * 2, picks);
-      covered += warp_sum(last % 2 == 0 ? energies.x : energies.y) / whole;
+      covered += warp_sum(own_energy(r, picks - 1)) / whole;
       if (covered >= coverage) {
         break;
       }

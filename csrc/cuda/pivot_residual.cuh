@@ -150,8 +150,23 @@ __device__ void put_w(const Residual<T>& r, const Tokens& tokens, int pick, cons
   }
 }
 
-// A lane's shares of ||w||^2, which is the energy that a pick adds, of an even pick and of the next one; that counts only
-// if it is one of those that were made.
+// A lane's share of ||w||^2 of a pick, which is the energy that it adds. Nothing else is read: other warps may be at the
+// next pick already.
+template <class T>
+__device__ double own_energy(const Residual<T>& r, int pick) {
+  const bool near = pick < r.held;
+  const double* const w = near ? reinterpret_cast<double*>(r.near + pick / 2 * r.n) + pick % 2
+                               : r.far + pick * r.stride;
+  const int apart = near ? 2 : 1;
+  double sum = 0;
+#pragma unroll 6  // for the reads to be under way together
+  for (int i = threadIdx.x % 32; i < r.n; i += 32) {
+    sum += w[i * apart] * w[i * apart];
+  }
+  return sum;
+}
+
+// After the last pick: the same of an even pick and of the next one, which counts only if it was made.
 template <class T>
 __device__ double2 own_energies(const Residual<T>& r, int pick, int picks) {
   const int lane = threadIdx.x % 32;
