@@ -80,7 +80,7 @@ GOALS = (
         *(1, "photograph", 'select and gather of select "pivoted", 32 tokens'),
         _kernels('select "pivoted"', "pivot_kernel", "gather_kernel"),
         seconds=40e-6,
-        reason="Each of the 32 picks waits for the choice and then for a row of the Gram matrix from L2; a later "
-        "run has shorter kernels.",
+        reason="Each of the 32 picks waits for the choice and then for a row of the Gram matrix from L2; a "
+        "later run has shorter kernels.",
     ),
 )

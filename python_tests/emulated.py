@@ -28,6 +28,9 @@ EXPORTED = (
     *("feature_means", "largest_magnitude", "pack", "leverage", "select", "gather"),
     *("rater_scores", "rater_scores_by_head"),
 )
+WATCHED = ("-DSVDPRUNE_RACES",)
+# Calls before each access, with their lines; not those of the compiler's own library.
+CALLED = ("-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0", "-g1")
 DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 
 
@@ -71,10 +74,15 @@ def link(library: Path, objects: Iterable[Path], options: Sequence[str | Path] =
     )
 
 
-def build_kernels(folder: Path) -> None:
-    """Objects of the kernels, with the runtime that launches them."""
+def build_kernels(folder: Path, watched: bool = False) -> None:
+    """Objects of the kernels, with the runtime that launches them; watched: for races, see races.h."""
     sources = [KERNELS / f"{name}.cu" for name in SOURCES]
-    compile_objects(folder, [*sources, HERE / "emulation/cudart.cpp"])
+    runtime = [HERE / "emulation/cudart.cpp"]
+    if watched:
+        compile_objects(folder, [*sources, HERE / "emulation/races_sample.cu"], [*WATCHED, *CALLED])
+        compile_objects(folder, [*runtime, HERE / "emulation/races.cpp"], WATCHED)
+    else:
+        compile_objects(folder, [*sources, *runtime])
 
 
 def build(folder: Path, kernels: list[Path]) -> None:

@@ -7,7 +7,7 @@ cuSOLVER and torch's CUDA shims. Built on first use.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from ctypes import Structure, c_int64
 from functools import cache
@@ -51,7 +51,7 @@ def why_not() -> str:
     return ""
 
 
-def build(folder: Path, kernels: list[Path]) -> None:
+def build(folder: Path, kernels: list[Path], options: Sequence[str] = ()) -> None:
     """Compiles the host files and the stand-ins, and links all with the kernels: emulated_backend.so."""
     root = Path(torch.__file__).parent
     names = [n for n in (SOURCES / "sources.txt").read_text().split() if n.startswith("cuda/")]
@@ -62,6 +62,7 @@ def build(folder: Path, kernels: list[Path]) -> None:
         folder,
         [host, *sorted((HERE / "emulation/host").glob("*.cpp"))],
         [
+            *options,
             *("-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
             f"-DSVDPRUNE_MOST_EIGENPROBLEM={MOST_EIGENPROBLEM}",
             *("-isystem", root / "include", "-include", HERE / "emulation/host/registration.h"),

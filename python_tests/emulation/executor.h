@@ -13,6 +13,8 @@
 #define __shared__ static
 #define __launch_bounds__(...)
 
+#include "races.h"
+
 #include <ucontext.h>
 
 #include <algorithm>
@@ -49,9 +51,14 @@ inline cudaStream_t stream = nullptr;  // the current one
 // A thread that has returned is no longer a member.
 struct Barrier {
   size_t members = 0, arrived = 0, generation = 0;
+  bool orders_memory = true;
+  races::Order order{};
 
   size_t arrive() {
     const size_t own = generation;
+    if (orders_memory) {
+      order.release(own);
+    }
     ++arrived;
     release_if_all_arrived();
     return own;
@@ -63,8 +70,11 @@ struct Barrier {
   void release_if_all_arrived() {
     if (arrived > 0 && arrived >= members) {
       arrived = 0;
-      ++generation;
+      next();
     }
+  }
+  void next() {
+    order.begin(++generation);
   }
 };
 
@@ -77,6 +87,8 @@ struct Arrivals {
 
   // As seen once the round is over at the latest; in the opposite order of threads at once.
   void arrive(unsigned char* to, const void* from, size_t bytes) {
+    races::write(to, bytes);
+    barrier.order.release(barrier.generation);
     missing -= static_cast<int64_t>(bytes);
     if (reversed) {
       std::memcpy(to, from, bytes);
@@ -98,13 +110,14 @@ struct Arrivals {
       }
       late.clear();
       expected = false;
-      ++barrier.generation;
+      barrier.next();
     }
   }
 };
 
 struct Warp {
   Barrier barrier;
+  Barrier shown{.orders_memory = false};
   alignas(16) unsigned char lanes[kLanes][kLaneBytes] = {};
 };
 
@@ -115,6 +128,7 @@ struct Block {
   std::vector<Warp> warps;
   std::map<size_t, int> votes;        // by the barrier's generation
   std::vector<unsigned char> memory;  // dynamic shared memory between margins
+  races::Shadow shadow;               // of it
 
   unsigned char* shared() {
     const auto start = reinterpret_cast<uintptr_t>(memory.data()) + kSharedMargin;
@@ -160,27 +174,36 @@ inline std::function<void()> body;
 
 // Lets the other threads run; for a loop that waits for what another one writes.
 inline void give_way() {
+  races::settle();
   swapcontext(&current->context, &scheduler);
 }
 
 inline void wait(const Barrier& barrier, size_t generation) {
+  const races::Pause pause;
   current->generation = generation;
   current->at = &barrier;
   while (barrier.generation == generation) {
     give_way();
   }
   current->at = nullptr;
+  if (barrier.orders_memory) {
+    barrier.order.acquire(generation);
+  }
 }
 
 inline void sync(Barrier& barrier) {
+  const races::Pause pause;
   wait(barrier, barrier.arrive());
 }
 
 inline void run_fibre() {
+  races::start_kernel(true);
   body();
+  races::start_kernel(false);
   current->done = true;
   std::memset(current->warp->lanes[current->lane], 0, kLaneBytes);
   current->warp->barrier.leave();
+  current->warp->shown.leave();
   current->block->barrier.leave();
   if (current->block->barrier.members == 0) {  // another block must not read it any more
     std::memset(current->block->shared(), 0xff, shared_bytes);
@@ -204,6 +227,7 @@ inline void start_block(Block& block, uint3 index, Fibre* first, size_t threads)
     fibre.block = &block;
     fibre.warp = &block.warps[t / kLanes];
     ++fibre.warp->barrier.members;
+    ++fibre.warp->shown.members;
     fibre.lane = t % kLanes;
     fibre.at = nullptr;
     fibre.copies.assign(1, {});
@@ -258,6 +282,7 @@ inline void run_cluster(uint3 first, unsigned size) {
   for (unsigned rank = 0; rank < size; ++rank) {
     start_block(blocks[rank], {first.x + rank, first.y, first.z}, &fibres[rank * threads], threads);
   }
+  races::start_cluster();
   const auto alive = [](const Fibre& fibre) { return !fibre.done; };
   while (std::any_of(fibres.begin(), fibres.end(), alive)) {
     bool moved = false;

@@ -12,6 +12,7 @@ inline void __syncthreads() {
 }
 
 inline int __syncthreads_or(int vote) {
+  const emulation::races::Pause pause;
   emulation::Block& block = *emulation::current->block;
   const size_t round = block.barrier.generation;
   block.votes[round] |= vote;
@@ -22,6 +23,7 @@ inline int __syncthreads_or(int vote) {
 namespace svdprune::cuda {
 
 inline void sync_first(int threads) {
+  const emulation::races::Pause pause;
   emulation::Block& block = *emulation::current->block;
   emulation::sync(
       block.of_first.try_emplace(threads, emulation::Barrier{size_t(threads)}).first->second);
@@ -35,17 +37,18 @@ inline void __syncwarp(unsigned = ~0u) {
 
 namespace emulation {
 
-// What each lane of the warp shows. All lanes that have not returned call it at the same point.
+// What each lane of the warp shows. All lanes that have not returned call it at the same point. Orders no memory.
 template <class T>
 std::array<T, kLanes> show(const T& value) {
   static_assert(sizeof(T) <= kLaneBytes);
+  const races::Pause pause;
   std::array<T, kLanes> shown;
   std::memcpy(current->warp->lanes[current->lane], &value, sizeof(T));
-  __syncwarp();
+  sync(current->warp->shown);
   for (size_t lane = 0; lane < kLanes; ++lane) {
     std::memcpy(static_cast<void*>(&shown[lane]), current->warp->lanes[lane], sizeof(T));
   }
-  __syncwarp();
+  sync(current->warp->shown);
   return shown;
 }
 
@@ -112,14 +115,17 @@ inline long long __double_as_longlong(double value) {
 // Fibres do not interrupt each other.
 template <class T>
 T atomicMax(T* address, T value) {
+  const emulation::races::Pause pause;
   return std::exchange(*address, std::max(*address, value));
 }
 template <class T>
 T atomicMin(T* address, T value) {
+  const emulation::races::Pause pause;
   return std::exchange(*address, std::min(*address, value));
 }
 template <class T>
 T atomicAdd(T* address, T value) {
+  const emulation::races::Pause pause;
   return std::exchange(*address, *address + value);
 }
 
@@ -138,6 +144,7 @@ inline unsigned cluster_size() {
 }
 
 inline void cluster_arrive() {
+  const emulation::races::Pause pause;
   emulation::current->cluster_generation = emulation::cluster_barrier.arrive();
 }
 
@@ -169,6 +176,7 @@ inline unsigned dynamic_shared_bytes() {
 }
 
 inline void start_arrivals(Arrivals* own) {
+  const emulation::races::Pause pause;
   if (!emulation::arrivals.try_emplace(own).second) {
     emulation::fail("start_arrivals: called before");
   }
@@ -183,6 +191,7 @@ inline emulation::Arrivals& started(const Arrivals* own) {
 }
 
 inline void expect_bytes(Arrivals* own, unsigned bytes) {
+  const emulation::races::Pause pause;
   emulation::Arrivals& arrivals = started(own);
   if (arrivals.expected) {
     emulation::fail("expect_bytes: the round before is not over");
@@ -192,17 +201,21 @@ inline void expect_bytes(Arrivals* own, unsigned bytes) {
 
 template <class T>
 void send(T* place, const T& value, Arrivals* own, unsigned rank) {
+  const emulation::races::Pause pause;
   started(cluster_map(own, rank))
       .arrive(reinterpret_cast<unsigned char*>(cluster_map(place, rank)), &value, sizeof(T));
 }
 
 inline void await(Arrivals* own, unsigned round) {
+  const emulation::races::Pause pause;
   const emulation::Barrier& barrier = started(own).barrier;
   if (barrier.generation != round && barrier.generation != round + 1) {
     emulation::fail("await: not the last round, nor the one before");
   }
   if (barrier.generation == round) {
     emulation::wait(barrier, round);
+  } else {
+    barrier.order.acquire(round);
   }
 }
 

@@ -45,6 +45,7 @@ __device__ __forceinline__ TwistedVector twisted_vector(const Team& team, const 
       z.twist = row;
     }
   }
+  __syncwarp();  // all lanes have read what two of them now write
   if (team.lane < 2) {
     tridiag::twisted_half(m, z.twist, team.lane == 1, team.lane == 1 ? z.up : z.down);
   }
