@@ -17,6 +17,7 @@ import torch
 from emulated import HERE, compile_objects, cuda_headers, link
 
 SOURCES = HERE.parent / "csrc"
+NAMESPACE = "svdprune_emulated"
 MOST_EIGENPROBLEM = 12_000  # numbers in one call of cuSOLVER, whose own limit is 2^31 - 1
 
 TF32_MATH = 3  # of cuBLAS, and of the handle that torch lends where its user allows TF32
@@ -51,8 +52,13 @@ def why_not() -> str:
     return ""
 
 
-def build(folder: Path, kernels: list[Path], options: Sequence[str] = ()) -> None:
-    """Compiles the host files and the stand-ins, and links all with the kernels: emulated_backend.so."""
+def build(
+    folder: Path, kernels: list[Path], namespace: str = NAMESPACE, options: Sequence[str] = ()
+) -> None:
+    """Compiles the host files and the stand-ins, and links all with the kernels: emulated_backend.so.
+
+    Its operators are ``torch.ops.NAMESPACE``; two libraries of one namespace cannot be in one process.
+    """
     root = Path(torch.__file__).parent
     names = [n for n in (SOURCES / "sources.txt").read_text().split() if n.startswith("cuda/")]
     host = folder / "host.cpp"  # all in one, as torch's headers take most of the time
@@ -62,7 +68,7 @@ def build(folder: Path, kernels: list[Path], options: Sequence[str] = ()) -> Non
         folder,
         [host, *sorted((HERE / "emulation/host").glob("*.cpp"))],
         [
-            *options,
+            *(f"-DSVDPRUNE_NAMESPACE={namespace}", *options),
             *("-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
             f"-DSVDPRUNE_MOST_EIGENPROBLEM={MOST_EIGENPROBLEM}",
             *("-isystem", root / "include", "-include", HERE / "emulation/host/registration.h"),
@@ -86,11 +92,11 @@ def load(library: Path) -> State:
 
 
 @contextmanager
-def in_place_of_the_operators(library: Path) -> Iterator[State]:
+def in_place_of_the_operators(library: Path, namespace: str = NAMESPACE) -> Iterator[State]:
     """``torch.ops.svdprune`` is the emulated backend meanwhile, and uninitialised memory is NaN."""
     state, original = load(library), torch.ops.svdprune
     deterministic = torch.are_deterministic_algorithms_enabled()
-    torch.ops.svdprune = torch.ops.svdprune_emulated
+    torch.ops.svdprune = getattr(torch.ops, namespace)
     torch.use_deterministic_algorithms(True)  # which fills what new_empty gives
     start = {"failing_image": -1, "math": TF32_MATH}
     for name, _ in State._fields_:

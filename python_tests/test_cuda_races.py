@@ -22,6 +22,7 @@ import svdprune_ext as svdprune
 pytestmark = pytest.mark.skipif(
     bool(emulated_backend.why_not()), reason=emulated_backend.why_not() or "can be emulated"
 )
+NAMESPACE = "svdprune_watched"
 # The samples of emulation/races_sample.cu, in their order, and whether there is a race.
 SAMPLES = {
     "a barrier": False,
@@ -45,7 +46,7 @@ def watched(tmp_path_factory) -> Path:
     def build(folder: Path) -> None:
         emulated.build_kernels(folder, watched=True)
         kernels = sorted(folder.glob("*.o"))
-        emulated_backend.build(folder, kernels, emulated.WATCHED)
+        emulated_backend.build(folder, kernels, NAMESPACE, emulated.WATCHED)
 
     return built_once(tmp_path_factory, "watched_backend", build) / "emulated_backend.so"
 
@@ -104,6 +105,6 @@ CALLS: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("call", CALLS)
 def test_no_kernel_has_one(watched, call):
-    with emulated_backend.in_place_of_the_operators(watched):
+    with emulated_backend.in_place_of_the_operators(watched, NAMESPACE):
         CALLS[call]()
     assert races(watched) == []

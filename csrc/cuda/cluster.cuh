@@ -157,14 +157,8 @@ cudaError_t allow_shape(Kernel kernel, ClusterShape shape) {
   constexpr unsigned kPortable = 8;
   cudaError_t error = cudaSuccess;
   if (shape.shared_bytes > kUnasked) {
-    int device = 0, limit = 0;
-    error = cudaGetDevice(&device);
-    if (error == cudaSuccess) {
-      error = cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-    }
-    if (error == cudaSuccess) {
-      error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, limit);
-    }
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                 static_cast<int>(shared_memory_limit()));
   }
   if (error == cudaSuccess && shape.size > kPortable) {
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);

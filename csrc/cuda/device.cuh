@@ -104,6 +104,15 @@ void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 blo
 }
 #endif
 
+// Bytes of shared memory that a block can have on the current device; 0 where none can be asked.
+inline size_t shared_memory_limit() {
+  int device = 0, limit = 0;
+  const bool known = cudaGetDevice(&device) == cudaSuccess &&
+                     cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                                            device) == cudaSuccess;
+  return known ? static_cast<size_t>(limit) : 0;
+}
+
 inline unsigned blocks_for(int64_t items, int64_t per_block) {
   return static_cast<unsigned>((items + per_block - 1) / per_block);
 }

@@ -231,11 +231,9 @@ namespace {
 
 // How many clusters of that shape the current device runs at the same time. The answers are kept.
 int clusters_at_once(int64_t tokens, const EigSelectShape& shape) {
-  int device = 0, shared_limit = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&shared_limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
-          cudaSuccess ||
-      shape.blocks == 0 || shape.shared_bytes > static_cast<size_t>(shared_limit)) {
+  int device = 0;
+  if (shape.blocks == 0 || shape.shared_bytes > shared_memory_limit() ||
+      cudaGetDevice(&device) != cudaSuccess) {
     return 0;
   }
   static std::mutex mutex;

@@ -19,15 +19,13 @@ __device__ inline void grid_sync() {
 // How many such blocks the current device runs at the same time; 0 where it has no launches of that kind.
 template <class... Parameters>
 int most_blocks(void (*kernel)(Parameters...), int threads, size_t shared_bytes) {
-  int device = 0, supported = 0, multiprocessors = 0, each = 0, limit = 0;
+  int device = 0, supported = 0, multiprocessors = 0, each = 0;
   const bool known =
       cudaGetDevice(&device) == cudaSuccess &&
       cudaDeviceGetAttribute(&supported, cudaDevAttrCooperativeLaunch, device) == cudaSuccess &&
       cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) ==
           cudaSuccess &&
-      cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) ==
-          cudaSuccess &&
-      shared_bytes <= static_cast<size_t>(limit) &&
+      shared_bytes <= shared_memory_limit() &&
       allow_shape(kernel, {1, shared_bytes}) == cudaSuccess &&
       cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads, shared_bytes) ==
           cudaSuccess;

@@ -261,15 +261,10 @@ __global__ __launch_bounds__(32 * kPivotWarps, 1) void pivot_kernel(Images x, Pi
 }  // namespace
 
 int64_t pivot_on_chip(const Images& x, const Budget& budget) {
-  int device = 0, limit = 0;
-  if (cudaGetDevice(&device) != cudaSuccess ||
-      cudaDeviceGetAttribute(&limit, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) !=
-          cudaSuccess) {
-    return 0;
-  }
   const int64_t places = std::min(budget.cu_keep ? budget.total_keep : budget.keep, x.tokens);
-  const int64_t room = limit / static_cast<int64_t>(sizeof(double)) - 2 * kPivotWarps;
-  return std::min(room, pivot_numbers(x.tokens) + (places + 1) / 2 * 2 * x.tokens);
+  const auto room = static_cast<int64_t>(shared_memory_limit() / sizeof(double)) - 2 * kPivotWarps;
+  const int64_t useful = pivot_numbers(x.tokens) + (places + 1) / 2 * 2 * x.tokens;
+  return std::max<int64_t>(0, std::min(room, useful));
 }
 
 template <class T>
