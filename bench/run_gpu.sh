@@ -117,9 +117,8 @@ tests() {
 if [[ $what != bench ]]; then
   tests tests 130 -n 8 python_tests/test_cuda.py python_tests/test_cuda_pytorch.py \
     python_tests/test_cuda_tridiag.py python_tests/test_cuda_features.py python_tests/test_cuda_purify.py \
-    python_tests/test_cuda_pivoted.py \
-    python_tests/test_rater_cuda.py \
-    python_tests/test_models_cuda.py python_tests/test_arrays.py python_tests/test_load.py &
+    python_tests/test_cuda_pivoted.py python_tests/test_rater_cuda.py python_tests/test_models_cuda.py \
+    python_tests/test_arrays.py python_tests/test_load.py &
   sanitize memcheck 130 "" --report-api-errors no &
   sanitize racecheck 130 quick --kernel-name kns=svdprune &
   wait

@@ -1,5 +1,6 @@
-// Stages 2 to 5 in one launch, solver "tridiag": from an image's Gram matrix to its kept tokens. The
-// algorithm is that of ../cpu/solver_tridiag.cpp; the files in tridiag/ hold one idea each.
+// Stages 2 to 5 in one launch, solver "tridiag": from an image's Gram matrix to its kept tokens; or, on the features'
+// side, stage 2 alone: to its leading eigenvectors. The algorithm is that of ../cpu/solver_tridiag.cpp; the files in
+// tridiag/ hold one idea each.
 //
 //   load      finds G
 //   rows      of G, dealt to the warps of a cluster (layout), in registers and shared memory
@@ -87,7 +88,8 @@ __device__ __forceinline__ void write_eigenvalues(const Team& team, const Shared
   }
 }
 
-// Stages 2 and 3 of an image; with a.eigenvalues stage 2 alone. Rank -1: an eigenvalue did not converge; kHandedOver: there are no scores.
+// Stages 2 and 3 of an image; with a.eigenvalues stage 2 alone. Rank -1: an eigenvalue did not converge; kHandedOver:
+// there are no scores.
 template <class Plan>
 __device__ __forceinline__ Solved solve(const Team& team, Shared& s, const Images& x,
                                         const EigSelect& a, float scale) {
@@ -177,7 +179,8 @@ __device__ __forceinline__ void prune_image(const Images& x, const EigSelect& a)
   send_kept(team, s, solved.rank, places_of(a.out.budget, b), a.out.budget.coverage);
   cluster_sync();
   gather_rows(x, b, a.out.budget, shared_kept(s), team.rank + team.size * team.warp,
-              team.size * team.warps, static_cast<char*>(a.out.tokens), a.out.indices, a.out.count);
+              team.size * team.warps,
+              {static_cast<char*>(a.out.tokens), a.out.indices, a.out.count});
 }
 
 // A cluster: one image, blockIdx.y. Shared memory: SharedSizes, dynamic. n = N <= 32 Plan::kColumns. Every

@@ -39,42 +39,21 @@ __device__ inline Counts count(const uint8_t* kept, int64_t length, int64_t firs
 
 // A block: 8 tokens of one image, a warp each. It counts the kept tokens before its own, which gives theirs their
 // places. Places left over are shared out among the image's blocks.
-__global__ void gather_kernel(Images x, int64_t width, const uint8_t* kept, Budget budget,
-                              char* tokens, int64_t* indices, int32_t* counts) {
+__global__ void gather_kernel(Images x, const uint8_t* kept, Budget budget, Kept to) {
   const int64_t b = blockIdx.y;
   const int64_t first_own = static_cast<int64_t>(blockIdx.x) * kWarps;
-  const int64_t first = first_token(x, b);
+  const uint8_t* const own = kept + first_token(x, b);
   const int64_t length = length_of(x, b);
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const bool stays =
-      lane < kWarps && first_own + lane < length && kept[first + first_own + lane] != 0;
-  const Counts kept_tokens = count(kept + first, length, first_own);
+  const bool stays = lane < kWarps && first_own + lane < length && own[first_own + lane] != 0;
+  const Counts counts = count(own, length, first_own);
   const unsigned mask = __ballot_sync(kAllLanes, stays);
-
-  const int64_t places = places_of(budget, b);
-  const int64_t base = first_kept(budget, b);
-  const int64_t row_bytes = x.features * width;
-  const int64_t own_place = kept_tokens.before + __popc(mask & ((1u << warp) - 1));
-  if ((mask >> warp & 1) != 0 && own_place < places) {
-    const int64_t token = first_own + warp;
-    const char* source = static_cast<const char*>(x.data) + token_offset(x, b, token) * width;
-    copy_row(source, x.feature_stride, width, x.features, tokens + (base + own_place) * row_bytes,
-             lane);
-    if (lane == 0) {
-      indices[base + own_place] = x.cu_seqlens ? first + token : token;
-    }
+  const int64_t place = counts.before + __popc(mask & ((1u << warp) - 1));
+  if ((mask >> warp & 1) != 0 && place < places_of(budget, b)) {
+    put_row(x, b, budget, first_own + warp, place, to);
   }
-  const int64_t step = static_cast<int64_t>(gridDim.x) * kWarps;
-  for (int64_t place = kept_tokens.all + blockIdx.x * kWarps + warp; place < places;
-       place += step) {
-    clear_row(row_bytes, tokens + (base + place) * row_bytes, lane);
-    if (lane == 0) {
-      indices[base + place] = -1;
-    }
-  }
-  if (counts && blockIdx.x == 0 && threadIdx.x == 0) {
-    counts[b] = kept_tokens.all;
-  }
+  end_rows(x, b, budget, counts.all, first_own + warp, static_cast<int64_t>(gridDim.x) * kWarps,
+           to);
 }
 
 }  // namespace
@@ -82,8 +61,8 @@ __global__ void gather_kernel(Images x, int64_t width, const uint8_t* kept, Budg
 void launch_gather(const Images& x, const uint8_t* kept, Budget budget, void* tokens,
                    int64_t* indices, int32_t* count, cudaStream_t stream) {
   const dim3 grid(blocks_for(x.tokens, kWarps), static_cast<unsigned>(x.images));
-  launch("gather_kernel", gather_kernel, grid, kThreads, stream, x, width_of(x.dtype), kept, budget,
-         static_cast<char*>(tokens), indices, count);
+  launch("gather_kernel", gather_kernel, grid, kThreads, stream, x, kept, budget,
+         Kept{static_cast<char*>(tokens), indices, count});
 }
 
 }  // namespace svdprune::cuda

@@ -212,7 +212,7 @@ __device__ inline void purify_images(const Images& x, const Purify& a) {
   grid_sync();
   for_solved([&](int64_t b) {
     gather_rows(x, b, a.out.budget, a.kept + first_token(x, b), this_warp(), all_warps(),
-                static_cast<char*>(a.out.tokens), a.out.indices, a.out.count);
+                {static_cast<char*>(a.out.tokens), a.out.indices, a.out.count});
   });
 }
 
