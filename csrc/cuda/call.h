@@ -115,8 +115,8 @@ void prune_tridiag(const Call& call, const Images& x, const Options& options,
                    const Results& results, EigSelectShape shape);
 
 // The same for an x of which the features' side is to be worked on. `shape`: for as many "tokens" as x has features.
-void prune_features(const Call& call, const Images& x, const Options& options,
-                    const Results& results, EigSelectShape shape);
+void prune_features_side(const Call& call, const Images& x, const Options& options,
+                         const Results& results, EigSelectShape shape);
 
 // Stages 1, 4 and 5 of select "pivoted", for an x that is not empty.
 void prune_pivoted(const Call& call, const Images& x, const Options& options,

@@ -97,7 +97,7 @@ Ran run(const Call& call, const Images& x, const Options& options, const Results
     }
     const EigSelectShape of_features = eig_select_shape_for(x.images, smaller);
     if (of_features.blocks > 0) {
-      prune_features(call, x, options, results, of_features);
+      prune_features_side(call, x, options, results, of_features);
       return {Solver::kTridiag, x.features};
     }
   }

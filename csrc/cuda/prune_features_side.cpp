@@ -5,8 +5,8 @@
 
 namespace svdprune::cuda {
 
-void prune_features(const Call& call, const Images& x, const Options& options,
-                    const Results& results, EigSelectShape shape) {
+void prune_features_side(const Call& call, const Images& x, const Options& options,
+                         const Results& results, EigSelectShape shape) {
   // 16-bit features go to the tensor cores as they are, unless they change.
   const bool as_given = !options.center && x.dtype != Dtype::kFloat32;
   const ScalarType type = !as_given                    ? ScalarType::Float
