@@ -59,12 +59,13 @@ def test_it_runs_where_an_image_fits_on_chip(backend, tokens, images):
     assert_tridiag_agrees(backend, x, min(tokens, 16))
 
 
-@pytest.mark.parametrize(
-    "x",
-    [gaussian(1025, 1030), gaussian(60, 80, dtype=torch.float64)],
-    ids=["1025 tokens and more features", "float64"],
+@on_backends(
+    ("shape", "dtype"),
+    [((1025, 1030), torch.float32), ((60, 80), torch.float64)],
+    quick=lambda shape, dtype: dtype == torch.float64,
 )
-def test_elsewhere_eigh_stands_in(backend, x):
+def test_elsewhere_eigh_stands_in(backend, shape, dtype):
+    x = gaussian(*shape, dtype=dtype)
     assert ran(backend.put(x))[0] == ["eigh"]
     out = svdprune.prune(backend.put(x), 8, solver="tridiag")
     assert_same_bits(out, svdprune.prune(backend.put(x), 8, solver="eigh"))
