@@ -13,7 +13,7 @@ demo: .venv/installed
 	$(BIN)/svdprune demo $(PHOTO)
 
 test: .venv/installed
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 bench: .venv/installed
 	$(BIN)/svdprune bench

@@ -88,7 +88,12 @@ def rater_arguments() -> tuple[Tensor, ...]:
 
 
 CALLS: dict[str, Callable[[], object]] = {
-    **{name: partial(call, features(device="cpu")) for name, call in operator_calls("cpu").items()},
+    **{
+        name: partial(call, features(device="cpu"))
+        for name, call in operator_calls("cpu").items()
+        if name
+        not in {"leverage_scores purify", "prune_adaptive purify"}  # its kernel is a slow one
+    },
     "16 bits": lambda: svdprune.prune(gaussian(2, 37, 53, dtype=torch.bfloat16), 7),
     "centred": lambda: svdprune.prune(gaussian(2, 37, 53), 7, center=True),
     "tokens along memory": lambda: svdprune.prune(gaussian(53, 37).mT, 7),
