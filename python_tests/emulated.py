@@ -41,25 +41,30 @@ def cuda_headers() -> Path | None:
     return next((r / "include" for r in roots if (r / "include/cuda_fp16.h").exists()), None)
 
 
-def compile_objects(
-    folder: Path, sources: Iterable[Path], options: Sequence[str | Path] = ()
+def compile_each(
+    folder: Path, sources: Iterable[Path], command: Sequence[str | Path]
 ) -> list[Path]:
-    """Compiles C++ and CUDA sources for the CPU, side by side."""
+    """Runs a compiler on sources, side by side. Returns their objects."""
 
     def compile_one(source: Path) -> Path:
         target = folder / f"{source.name}.o"
-        subprocess.run(
-            [
-                *(os.environ.get("CXX", "c++"), "-std=c++20", "-O1", "-fPIC"),
-                *("-DSVDPRUNE_EMULATED", "-include", HERE / "emulation/executor.h", *options),
-                *("-isystem", cuda_headers(), "-x", "c++", "-c", source, "-o", target),
-            ],
-            check=True,
-        )
+        subprocess.run([*command, "-c", source, "-o", target], check=True)
         return target
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         return list(pool.map(compile_one, sources))
+
+
+def compile_objects(
+    folder: Path, sources: Iterable[Path], options: Sequence[str | Path] = ()
+) -> list[Path]:
+    """Compiles C++ and CUDA sources for the CPU."""
+    command = [
+        *(os.environ.get("CXX", "c++"), "-std=c++20", "-O1", "-fPIC"),
+        *("-DSVDPRUNE_EMULATED", "-include", HERE / "emulation/executor.h", *options),
+        *("-isystem", cuda_headers(), "-x", "c++"),
+    ]
+    return compile_each(folder, sources, command)
 
 
 def link(library: Path, objects: Iterable[Path], options: Sequence[str | Path] = ()) -> None:

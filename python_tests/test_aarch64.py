@@ -2,13 +2,13 @@
 
 import shutil
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 from agreement import assert_agrees
 from conftest import built_once
+from emulated import compile_each
 from samples import gaussian, outliers, photograph, power_law, with_spectrum
 
 HERE = Path(__file__).resolve().parent
@@ -32,19 +32,11 @@ def build(folder: Path) -> None:
     headers = Path(torch.__file__).parent / "include"
     sources = [f for f in (HERE.parent / "csrc/cpu").glob("*.cpp") if f.stem not in NOT_NEEDED]
 
-    def compile_one(source: Path) -> Path:
-        target = folder / f"{source.stem}.o"
-        subprocess.run(
-            [
-                *(COMPILER, "-std=c++20", "-O3", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
-                *("-isystem", headers, "-c", source, "-o", target),
-            ],
-            check=True,
-        )
-        return target
-
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        objects = list(pool.map(compile_one, [HERE / "aarch64/program.cpp", *sources]))
+    command = [
+        *(COMPILER, "-std=c++20", "-O3", "-DTORCH_TARGET_VERSION=0x020a000000000000"),
+        *("-isystem", headers),
+    ]
+    objects = compile_each(folder, [HERE / "aarch64/program.cpp", *sources], command)
     subprocess.run([COMPILER, "-static", *objects, "-o", folder / "program"], check=True)
 
 

@@ -7,7 +7,7 @@ from agreement import assert_agrees
 from backends import on_backends
 from cuda_calls import assert_same_bits
 from samples import gaussian, outliers, power_law, with_spectrum
-from test_cuda import assert_prune_agrees, on_cpu
+from test_cuda import assert_packed_agrees, assert_prune_agrees, on_cpu
 
 import svdprune_ext as svdprune
 
@@ -108,20 +108,7 @@ def test_packed_images(backend, dtype, center):
     x = gaussian(sum(lengths), 20, dtype=dtype)
     cu_seqlens, cu_keep = (torch.tensor([0, *n]).cumsum(0) for n in (lengths, keeps))
     out = svdprune.prune_varlen(*map(backend.put, (x, cu_seqlens, cu_keep)), center=center)
-    tokens, indices, scores, ranks = on_cpu(out)
-    assert torch.equal(tokens, x[indices])
-    for b, (length, keep) in enumerate(zip(lengths, keeps, strict=True)):
-        first, kept = int(cu_seqlens[b]), int(cu_keep[b])
-        if length == 0:
-            assert ranks[b] == 0
-            continue
-        assert_agrees(
-            x[first : first + length],
-            scores[first : first + length],
-            ranks[b],
-            indices[kept : kept + keep] - first,
-            options={"center": center, "solver": "eigh"},
-        )
+    assert_packed_agrees(x, cu_seqlens, cu_keep, out, center=center)
 
 
 @on_backends("value", [float("nan"), float("inf")])

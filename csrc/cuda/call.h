@@ -101,6 +101,14 @@ struct Results {
 struct Packed {
   Tensor means, largest, values;
 };
+
+// The type of that copy: 16-bit features go to the tensor cores `as_given`, all others become `work`.
+inline ScalarType packed_type(const Images& x, bool as_given, ScalarType work) {
+  return as_given && x.dtype == Dtype::kFloat16    ? ScalarType::Half
+         : as_given && x.dtype == Dtype::kBFloat16 ? ScalarType::BFloat16
+                                                   : work;
+}
+
 Packed pack(const Call& call, const Images& x, bool center, ScalarType dtype);
 
 // Stages 4 and 5 of the scores and ranks, a kernel each.

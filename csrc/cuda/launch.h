@@ -120,16 +120,16 @@ struct Outputs {
 enum class HandOver { kNever, kFlat, kAlways };
 
 struct EigSelect {
-  const double*
-      partials;  // [B, parts, 2], as launch_gram_fused leaves them; null: the trace is taken of gram
+  // [B, parts, 2], as launch_gram_fused leaves them; null: the trace is taken of gram.
+  const double* partials;
   int64_t parts;
   float* gram;        // [B, N, N] full, in row strides of N
   float* reflectors;  // scratch [B, N, N]; where no image is handed over, it may be the Gram matrix
-  const double*
-      largest;     // [B] where x was packed for the Gram matrix, as launch_pack took it; or null
+  // [B] where x was packed for the Gram matrix, as launch_pack took it; or null.
+  const double* largest;
   float* vectors;  // scratch [B, N / 2 + 1, N]; where there are eigenvalues, a result [B, N, N]
-  double*
-      eigenvalues;  // [B, N]: the leading ones, `rank` of them, as are rows of vectors; no scores then. Or null
+  // [B, N]: the leading ones, `rank` of them, as are rows of vectors; there are no scores then. Or null.
+  double* eigenvalues;
   RankRule rule;
   HandOver hand_over;
   Outputs out;  // steps: of the tridiagonalisation, 0 where there was none

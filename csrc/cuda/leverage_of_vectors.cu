@@ -13,9 +13,8 @@ constexpr int kTile = 32;   // a block's tokens, and vectors at a time
 constexpr int kDepth = 16;  // features of a panel
 constexpr int kWarps = 8;   // that share the features, each with panels of its own
 constexpr int kThreads = 32 * kWarps;
-constexpr int kStride =
-    kDepth +
-    4;  // between rows of a panel: eight neighbouring ones have 16 bytes in different banks
+// Between rows of a panel: eight neighbouring ones have 16 bytes in different banks.
+constexpr int kStride = kDepth + 4;
 constexpr int kFetched = kTile * kDepth / 32;  // numbers of a panel that a lane brings
 constexpr int kTokens = 8, kVectors = 4;  // a lane's: every fourth token with every eighth vector
 
@@ -123,12 +122,13 @@ __global__ __launch_bounds__(kThreads, 1) void leverage_of_vectors_kernel(Images
   const int own = threadIdx.x / 8, share = threadIdx.x % 8;
   double score = 0;
   for (int vector = 0; vector < rank; vector += kTile) {
+    const int vector_count = min(rank - vector, kTile);
     sum_up(packed + (b * x.tokens + first) * features, count,
-           vectors + (b * features + vector) * features, min(rank - vector, kTile), features,
+           vectors + (b * features + vector) * features, vector_count, features,
            scratch[threadIdx.x / 32]);
     __syncthreads();
 #pragma unroll 1
-    for (int j = share; j < min(rank - vector, kTile); j += 8) {
+    for (int j = share; j < vector_count; j += 8) {
       double sum = 0;
       for (int warp = 0; warp < kWarps; ++warp) {
         sum += scratch[warp].sums[own][j];

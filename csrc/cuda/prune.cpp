@@ -95,7 +95,8 @@ Ran run(const Call& call, const Images& x, const Options& options, const Results
       prune_tridiag(call, x, options, results, of_tokens);
       return {Solver::kTridiag, x.tokens};
     }
-    const EigSelectShape of_features = eig_select_shape_for(x.images, smaller);
+    const EigSelectShape of_features =
+        smaller < x.tokens ? eig_select_shape_for(x.images, x.features) : EigSelectShape{};
     if (of_features.blocks > 0) {
       prune_features_side(call, x, options, results, of_features);
       return {Solver::kTridiag, x.features};

@@ -15,18 +15,13 @@ void score(const Call& call, const Images& x, const Options& options, const Tens
   const bool tokens_side = x.tokens <= x.features;
   const int64_t n = tokens_side ? x.tokens : x.features;
   check_spectrum_capturable(call.stream(), n);
-  // 16-bit features go to the tensor cores as they are, unless they change or meet float32 vectors.
-  const bool as_given = tokens_side && !options.center;
-  const ScalarType packed_type = as_given && x.dtype == Dtype::kFloat16    ? ScalarType::Half
-                                 : as_given && x.dtype == Dtype::kBFloat16 ? ScalarType::BFloat16
-                                                                           : work;
-
-  const Packed packed = pack(call, x, options.center, packed_type);
+  // As given unless they change or meet float32 vectors.
+  const ScalarType type = packed_type(x, tokens_side && !options.center, work);
+  const Packed packed = pack(call, x, options.center, type);
 
   const Tensor matrices = call.empty({x.images, n, n}, work);
   launch_gram(call.blas(), tokens_side, x.images, x.tokens, x.features,
-              packed.values.const_data_ptr(), data_type_of(packed_type),
-              matrices.mutable_data_ptr());
+              packed.values.const_data_ptr(), data_type_of(type), matrices.mutable_data_ptr());
 
   const Tensor eigenvalues = call.empty({x.images, n}, work);
   const Tensor info = call.empty({x.images}, ScalarType::Int);

@@ -7,11 +7,7 @@ namespace svdprune::cuda {
 
 void prune_features_side(const Call& call, const Images& x, const Options& options,
                          const Results& results, EigSelectShape shape) {
-  // 16-bit features go to the tensor cores as they are, unless they change.
-  const bool as_given = !options.center && x.dtype != Dtype::kFloat32;
-  const ScalarType type = !as_given                    ? ScalarType::Float
-                          : x.dtype == Dtype::kFloat16 ? ScalarType::Half
-                                                       : ScalarType::BFloat16;
+  const ScalarType type = packed_type(x, !options.center, ScalarType::Float);
   const Packed packed = pack(call, x, options.center, type);
   const Tensor gram = call.empty({x.images, x.features, x.features}, ScalarType::Float);
   launch_gram(call.blas(), false, x.images, x.tokens, x.features, packed.values.const_data_ptr(),

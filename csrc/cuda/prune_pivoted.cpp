@@ -8,15 +8,11 @@ namespace svdprune::cuda {
 void prune_pivoted(const Call& call, const Images& x, const Options& options,
                    const Results& results) {
   const ScalarType work = results.scores.scalar_type();
-  // 16-bit features go to the tensor cores as they are, unless they change.
-  const ScalarType packed_type = options.center                ? work
-                                 : x.dtype == Dtype::kFloat16  ? ScalarType::Half
-                                 : x.dtype == Dtype::kBFloat16 ? ScalarType::BFloat16
-                                                               : work;
-  const Packed packed = pack(call, x, options.center, packed_type);
+  const ScalarType type = packed_type(x, !options.center, work);
+  const Packed packed = pack(call, x, options.center, type);
   const Tensor gram = call.empty({x.images, x.tokens, x.tokens}, work);
   launch_gram(call.blas(), true, x.images, x.tokens, x.features, packed.values.const_data_ptr(),
-              data_type_of(packed_type), gram.mutable_data_ptr());
+              data_type_of(type), gram.mutable_data_ptr());
 
   const Budget& budget = results.budget;
   const int64_t places = budget.cu_keep ? budget.total_keep : x.images * budget.keep;

@@ -14,8 +14,6 @@
 
 namespace emulation::races {
 
-constexpr bool watching = false;
-
 struct Pause {
   Pause() {}
   ~Pause() {}
