@@ -31,6 +31,7 @@ from torch import Tensor
 
 import svdprune_ext
 from bench import eigensolvers
+from bench.document import write
 from bench.gpu_timing import EventTimer, alternating, captured, ceilings, first_line
 from bench.inputs import Case
 from bench.timing import median
@@ -257,13 +258,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not torch.cuda.is_available():
         print("bench.bench_gpu: there is no GPU that torch can use", file=sys.stderr)
         return 2
-    result = run(options.budget, lambda r: save_json(r, options.json))
+    result = run(options.budget, lambda r: write(r, options.json))
     print(json.dumps(result, indent=1))
     return 0 if any("svdprune" in row["eager"] for row in result["rows"]) else 2
-
-
-def save_json(result: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

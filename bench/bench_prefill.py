@@ -30,6 +30,7 @@ from torch.nn.functional import interpolate
 
 import svdprune_ext
 from bench import patch_overhead, prefill_graph
+from bench.document import write
 from bench.prefill_marks import PARTS, Marks, by_hand, marking
 from bench.prefill_rows import KEEPS, WITHIN_DECODER, Candidate, arguments_for, of_svd_prune
 from bench.timing import describe_machine, median
@@ -268,7 +269,7 @@ def main(arguments: list[str] | None = None) -> int:
     for images in batches:
         share = options.budget / len(batches)
         result["rows"] += measure(model, sizes, images, KEEPS, share, WITHIN_DECODER)
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        write(result, options.json)
     if not on_cpu:  # after all else: a capture that fails may leave the device unusable
         for found in result["rows"]:
             if found["method"] == "SVD-Prune":
@@ -277,12 +278,12 @@ def main(arguments: list[str] | None = None) -> int:
                     make_inputs(model, sizes, found["images"]),
                     arguments_for(found["keep"], sizes.vision_tokens),
                 )
-                options.json.write_text(json.dumps(result, indent=1) + "\n")
+                write(result, options.json)
     if on_cpu:
         result["patch"] = patch_overhead.measure(
             model, make_inputs(model, sizes, 1), options.budget
         )
-        options.json.write_text(json.dumps(result, indent=1) + "\n")
+        write(result, options.json)
     print(json.dumps(result["rows"], indent=1))
     return 0
 

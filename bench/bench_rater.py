@@ -8,7 +8,6 @@ timed.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 import svdprune_ext
-from bench.document import format_seconds
+from bench.document import format_seconds, write
 from bench.timing import describe_machine, interleaved, median
 
 
@@ -96,7 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(table(durations))
     if options.json is not None:
         result: dict[str, Any] = {"machine": describe_machine(), "layer": asdict(layer)}
-        options.json.write_text(json.dumps({**result, "seconds": durations}, indent=2) + "\n")
+        write({**result, "seconds": durations}, options.json)
 
 
 if __name__ == "__main__":

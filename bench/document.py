@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,19 @@ def stage_cells(row: dict[str, Any]) -> list[str]:
         *(_shared(row["seconds"].get(stage), total) for stage in STAGES),
         format_seconds(total),
     ]
+
+
+def table(
+    result: dict[str, Any],
+    name: str,
+    header: list[str],
+    cells: Callable[[dict[str, Any]], list[str]],
+) -> str:
+    """The machine, and one of a result's tables in Markdown, its rows' cells under the header."""
+    align = ["---" if column == "features" else "---:" for column in header]
+    lines = [header, align, *(cells(row) for row in result[name])]
+    rows = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{machine_line(result['machine'])}\n\n{rows}"
 
 
 def machine_line(machine: dict[str, Any]) -> str:

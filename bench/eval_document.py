@@ -1,4 +1,4 @@
-"""What pruning does to a tiny VLM's answers, in the README: from results of ``svdprune eval``."""
+"""What pruning does to a tiny VLM's answers, in the documents: from results of ``svdprune eval``."""
 
 from __future__ import annotations
 
@@ -14,16 +14,27 @@ _LEGEND = (
 _TITLES = {"compositional": "Compositional questions", "reading": "Reading"}
 
 
-def methods(summary: dict[str, Any], image: str | None) -> str:
-    """The Markdown of the preset "methods": tables, plot, wins and losses, energy.
+def overview(summary: dict[str, Any], image: str | None) -> str:
+    """The Markdown of the preset "methods" in short: plot, and a table at two budgets.
 
     Args:
         summary: Content of ``methods.json``.
         image: Address of the plot; None shows none.
     """
-    lines = [markdown.heading(summary), "", markdown.whole_line(summary)]
+    lines = [markdown.heading(summary), "", markdown.whole_line(summary), ""]
     if image is not None:
-        lines += ["", f"![Accuracy and energy over the number of tokens kept]({image})"]
+        lines += [f"![Accuracy and energy over the number of tokens kept]({image})", ""]
+    lines += [*_header(), *_series(summary["rows"]), "", _LEGEND]
+    return "\n".join(lines)
+
+
+def methods(summary: dict[str, Any]) -> str:
+    """The Markdown of the preset "methods": tables of all budgets, wins and losses, energy.
+
+    Args:
+        summary: Content of ``methods.json``.
+    """
+    lines = [markdown.heading(summary), "", markdown.whole_line(summary)]
     (group,) = markdown.groups(summary)
     for measure, title in _TITLES.items():
         lines += ["", f"{title}:", "", markdown.wide_table(summary, group, measure)]
@@ -43,23 +54,34 @@ def methods(summary: dict[str, Any], image: str | None) -> str:
 def ablations(summary: dict[str, Any]) -> str:
     """The Markdown of the preset "ablations": a line for each group and what made a difference."""
     lines = ["What the paper leaves open, one thing changed at a time (same images):", ""]
-    header = [f"{title.split()[0].lower()}, {keep}" for title in _TITLES.values() for keep in _AT]
-    lines += [_line(["", *header]), _line(["---", *["---"] * len(header)])]
+    lines += _header()
     adaptive = []
     for group in markdown.groups(summary):
         rows = [row for row in summary["rows"] if row["group"] == group]
         if any(row["adaptive"] for row in rows):
             adaptive = rows
             continue
-        lines.append(_line([f"*{group}*", *[""] * len(header)]))
-        for series in dict.fromkeys(row["series"] for row in rows):
-            by_keep = {row["keep"]: row for row in rows if row["series"] == series}
-            cells = [_cell(by_keep.get(keep), measure) for measure in _TITLES for keep in _AT]
-            lines.append(_line([series, *cells]))
+        lines += [_line([f"*{group}*", *[""] * len(_TITLES) * len(_AT)]), *_series(rows)]
     lines += ["", "Stars and circles as above: against the paper's setting with as many tokens."]
     if adaptive:
         lines += ["", _budgets(adaptive)]
     return "\n".join(lines)
+
+
+def _header() -> list[str]:
+    """The head of a table with a column for each kind of question and budget."""
+    columns = [f"{title.split()[0].lower()}, {keep}" for title in _TITLES.values() for keep in _AT]
+    return [_line(["", *columns]), _line(["---", *["---"] * len(columns)])]
+
+
+def _series(rows: list[dict[str, Any]]) -> list[str]:
+    """Its lines, one a series."""
+    lines = []
+    for series in dict.fromkeys(row["series"] for row in rows):
+        by_keep = {row["keep"]: row for row in rows if row["series"] == series}
+        cells = [_cell(by_keep.get(keep), measure) for measure in _TITLES for keep in _AT]
+        lines.append(_line([series, *cells]))
+    return lines
 
 
 def _wins_and_losses(rows: list[dict[str, Any]], measure: str, title: str, keep: int) -> str:

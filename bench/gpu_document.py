@@ -31,6 +31,17 @@ MICRO_HEADER = (
     "CuPy eigh",
     "SVD",
 )
+OVERVIEW_HEADER = (
+    "images x tokens x width",
+    "dtype",
+    "svdprune",
+    "as a CUDA graph",
+    'its select "pivoted"',
+    "its CUDA graph",
+    "Gram + eigh",
+    "CuPy eigh",
+    "SVD",
+)
 KERNELS_HEADER = ("images x tokens x width", "dtype", "operator", "together", "kernels")
 GOALS_HEADER = ("input", "what", "goal", "reached", "if missed, why")
 PREFILL_HEADER = (
@@ -64,6 +75,20 @@ def micro_cells(row: dict[str, Any]) -> list[str]:
         format_rate(row["flops"], ours, "FLOP/s"),
         format_seconds(row["graph"].get("svdprune")),
         _compared(row["eager"].get("svdprune_eigh"), ours),
+        _compared(row["eager"].get("svdprune_pivoted"), ours),
+        format_seconds(row["graph"].get("svdprune_pivoted")),
+        *(_compared(row["eager"].get(peer), ours) for peer in _PEERS),
+    ]
+
+
+def overview_cells(row: dict[str, Any]) -> list[str]:
+    """Those of them that stand under ``OVERVIEW_HEADER``."""
+    ours = row["eager"].get("svdprune")
+    return [
+        _shape(row),
+        row["dtype"],
+        format_seconds(ours),
+        format_seconds(row["graph"].get("svdprune")),
         _compared(row["eager"].get("svdprune_pivoted"), ours),
         format_seconds(row["graph"].get("svdprune_pivoted")),
         *(_compared(row["eager"].get(peer), ours) for peer in _PEERS),
@@ -150,10 +175,16 @@ def ceilings_line(ceilings: dict[str, float]) -> str:
     )
 
 
-def tables(result: dict[str, Any]) -> str:
-    """The Markdown of one run: machine, ceilings, benchmarks, prefill; what is missing is left out."""
-    if result["machine"]["gpu"] is None:
-        return "torch saw no GPU: nothing was measured."
+def overview(result: dict[str, Any]) -> str:
+    """The Markdown of one run in short: machine, benchmarks, goals; what is missing is left out."""
+    blocks = [machine_line(result["machine"])]
+    if result.get("micro"):
+        blocks.append(_table(OVERVIEW_HEADER, [overview_cells(row) for row in result["micro"]]))
+    return "\n\n".join([*blocks, *_goals(result)])
+
+
+def details(result: dict[str, Any]) -> str:
+    """The Markdown of one run's operators: machine, ceilings, benchmarks, kernels, eigensolvers."""
     blocks = [machine_line(result["machine"])]
     if result.get("micro"):
         if result.get("ceilings"):
@@ -164,20 +195,43 @@ def tables(result: dict[str, Any]) -> str:
             "Kernels of a warm call, those of 1 % of it or more, in the order of their launches:"
         )
         blocks.append(_table(KERNELS_HEADER, [kernel_cells(row) for row in result["kernels"]]))
-    if goals := [(goal, value) for goal in GOALS if (value := goal.value(result)) is not None]:
-        blocks.append("The goals in bfloat16, for one Hopper GPU, and what that run reached:")
-        blocks.append(_table(GOALS_HEADER, [goal_cells(goal, value) for goal, value in goals]))
     if result.get("eigensolvers"):
         blocks.append('The spectrum stage of solver "eigh" alone, for one image, by eigensolver:')
         cells = [eigensolver_cells(row) for row in result["eigensolvers"]]
         blocks.append(_table(("side of the Gram matrix", "dtype", *EIGENSOLVERS), cells))
-    if result.get("prefill"):
-        blocks.append(
-            "Prefill of a LLaVA-1.5-7B with random weights in bfloat16, "
-            f"{result['prefill'][0]['text_tokens']} text tokens and one image a prompt:"
-        )
-        blocks.append(_table(PREFILL_HEADER, [prefill_cells(row) for row in result["prefill"]]))
     return "\n\n".join(blocks)
+
+
+def prefill(result: dict[str, Any]) -> str:
+    """The Markdown of one run's prefill."""
+    return "\n\n".join([machine_line(result["machine"]), *_prefill(result)])
+
+
+def tables(result: dict[str, Any]) -> str:
+    """The Markdown of one run, whole; what is missing is left out."""
+    if result["machine"]["gpu"] is None:
+        return "torch saw no GPU: nothing was measured."
+    return "\n\n".join([details(result), *_goals(result), *_prefill(result)])
+
+
+def _goals(result: dict[str, Any]) -> list[str]:
+    reached = [(goal, value) for goal in GOALS if (value := goal.value(result)) is not None]
+    if not reached:
+        return []
+    return [
+        "The goals in bfloat16, for one Hopper GPU, and what that run reached:",
+        _table(GOALS_HEADER, [goal_cells(goal, value) for goal, value in reached]),
+    ]
+
+
+def _prefill(result: dict[str, Any]) -> list[str]:
+    if not result.get("prefill"):
+        return []
+    return [
+        "Prefill of a LLaVA-1.5-7B with random weights in bfloat16, "
+        f"{result['prefill'][0]['text_tokens']} text tokens and one image a prompt:",
+        _table(PREFILL_HEADER, [prefill_cells(row) for row in result["prefill"]]),
+    ]
 
 
 def reasons(result: dict[str, Any]) -> list[str]:

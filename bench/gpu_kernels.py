@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 import svdprune_ext  # noqa: F401  the operators
+from bench.document import write
 from bench.inputs import Case
 
 KEEP = 32
@@ -105,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("bench.gpu_kernels: there is no GPU that torch can use", file=sys.stderr)
         return 2
     rows = measure()
-    options.json.write_text(json.dumps({"rows": rows}, indent=1) + "\n")
+    write({"rows": rows}, options.json)
     print(json.dumps(rows, indent=1))
     return 0
 

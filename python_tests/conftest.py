@@ -54,8 +54,11 @@ def library(tmp_path_factory, kernels):
 
 
 @pytest.fixture(scope="session")
-def emulated_operators(tmp_path_factory, kernels):
-    """The whole CUDA backend, compiled for the CPU; needs the headers of cuBLAS and cuSOLVER, too."""
+def emulated_operators(tmp_path_factory, request):
+    """The whole CUDA backend, compiled for the CPU; skips without the headers of cuBLAS and cuSOLVER."""
+    if reason := emulated_backend.why_not():
+        pytest.skip(reason)
+    kernels = request.getfixturevalue("kernels")
     folder = built_once(
         tmp_path_factory, "emulated_backend", lambda f: emulated_backend.build(f, kernels)
     )

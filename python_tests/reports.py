@@ -17,10 +17,7 @@ MACHINE = {
     "revision": "abc",
     "date": "2026-01-01",
 }
-README = (
-    "# Title\n<!-- bench:cpu:begin --><!-- bench:cpu:end -->\n"
-    "<!-- bench:stages:begin --><!-- bench:stages:end -->\n"
-)
+README = "# Title\n"
 
 
 def section(name):
@@ -28,7 +25,7 @@ def section(name):
 
 
 def write_readme(folder, name, **results):
-    """The README with the section of that name, in the folder, and the results of a CPU by file name."""
+    """A README with the section of that name, in the folder, and the results of a CPU by file name."""
     cpu = folder / "results" / "cpu"
     cpu.mkdir(parents=True)
     for file, result in results.items():
@@ -39,5 +36,4 @@ def write_readme(folder, name, **results):
 
 
 def run_report(readme, *options):
-    paths = ["--readme", str(readme), "--results", str(readme.parent / "results")]
-    return report.main([*options, *paths])
+    return report.main([*options, "--results", str(readme.parent / "results"), str(readme)])

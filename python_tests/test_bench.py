@@ -1,4 +1,4 @@
-"""The benchmarks' own parts: timing, inputs, the JSON and the README's tables. No time is asserted."""
+"""The benchmarks' own parts: timing, inputs, the JSON and the documents' tables. No time is asserted."""
 
 import json
 import subprocess
@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench import document, report  # noqa: E402
 from bench.inputs import Case  # noqa: E402
+from bench.sections import SECTIONS  # noqa: E402
 from bench.timing import describe_machine, interleaved, median  # noqa: E402
 from svdprune_ext.reference import oracle_leverage  # noqa: E402
 
@@ -163,7 +164,7 @@ def test_report_rewrites_between_the_markers(tmp_path):
     (results / "cpu").mkdir(parents=True)
     (results / "cpu" / "machine.json").write_text(json.dumps(RESULT))
     readme.write_text(README)
-    paths = ["--readme", str(readme), "--results", str(results)]
+    paths = ["--results", str(results), str(readme)]
 
     assert report.main(["--check", *paths]) == 1
     assert readme.read_text() == README
@@ -185,15 +186,38 @@ def test_report_rewrites_between_the_markers(tmp_path):
 def test_report_says_what_is_missing(tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text(README)
-    paths = ["--readme", str(readme), "--results", str(tmp_path)]
-    assert report.main(paths) == 2
+    assert report.main(["--results", str(tmp_path), str(readme)]) == 2
     assert "svdprune bench --json" in capsys.readouterr().err
+    assert readme.read_text() == README
 
-    (tmp_path / "cpu").mkdir()
-    (tmp_path / "cpu" / "a.json").write_text(json.dumps(RESULT))
-    readme.write_text("no markers")
-    assert report.main(paths) == 2
-    assert "bench:cpu:begin" in capsys.readouterr().err
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("<!-- bench:cpu:begin -->", "got <!-- bench:cpu:begin --> and nothing"),
+        ("<!-- bench:cpu:end -->", "got <!-- bench:cpu:end --> and nothing"),
+        (
+            "<!-- bench:cpu:begin --><!-- bench:stages:end -->",
+            "got <!-- bench:cpu:begin --> and <!-- bench:stages:end -->",
+        ),
+        (
+            "<!-- bench:cpi:begin --><!-- bench:cpi:end -->",
+            "names none of the sections cpu, stages",
+        ),
+    ],
+)
+def test_markers_come_in_pairs_that_name_a_section(text, said, tmp_path, capsys):
+    document = tmp_path / "README.md"
+    document.write_text(text)
+    assert report.main([str(document)]) == 2
+    assert said in capsys.readouterr().err
+    assert document.read_text() == text
+
+
+def test_the_documents_show_every_section_once():
+    text = "".join(document.read_text() for document in report.documents())
+    for name in SECTIONS:
+        assert text.count(f"<!-- bench:{name}:begin -->") == 1, name
 
 
 def test_a_benchmark_runs_through_pytest_benchmark(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The README's section on answers: what the tables and sentences say of given results."""
+"""The documents' sections on answers: what the tables and sentences say of given results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import eval_document, report
+from bench import eval_document, gpu_document, sections
 from svdprune_ext.tiny_vlm import KINDS
 
 FLAT = [0.5, 0.4, 0.6]
@@ -58,13 +58,20 @@ METHODS = summary(
 
 
 def test_wins_and_losses_are_those_beyond_chance():
-    text = eval_document.methods(METHODS, "plot.png")
+    text = eval_document.methods(METHODS)
     assert "- Reading, 16 tokens: ahead of random (+0.30); behind diverse (-0.20)." in text
     assert "- Reading, 32 tokens: ahead of none; behind none." in text
     assert "| diverse |  | 0.60 (0.50-0.70) * |" in text
     assert "with 16 tokens SVD leverage 0.40, number 3 of 4 (most 0.60, diverse; least 0.10" in text
     assert "compositional 0.90 (0.80-1.00)" in text
+
+
+def test_the_overview_has_a_column_for_each_kind_and_budget():
+    text = eval_document.overview(METHODS, "plot.png")
+    assert "|  | compositional, 32 | compositional, 16 | reading, 32 | reading, 16 |" in text
+    assert "| diverse |  | 0.60 (0.50-0.70) * |  | 0.60 (0.50-0.70) * |" in text
     assert "](plot.png)" in text
+    assert "![" not in eval_document.overview(METHODS, None)
 
 
 def test_ablations_stand_beside_their_reference_and_budgets_beside_each_other():
@@ -81,16 +88,14 @@ def test_ablations_stand_beside_their_reference_and_budgets_beside_each_other():
     assert text.index("coverage 0.5") < text.index("| fixed, 10 tokens | 10.0 |")
 
 
-def test_the_readmes_section_follows_the_results(tmp_path):
-    readme = "before\n<!-- bench:eval:begin -->\nold\n<!-- bench:eval:end -->\nafter\n"
+def test_the_documents_sections_follow_the_results(tmp_path):
     folder = tmp_path / "results" / "eval"
-    empty = report.rewrite_eval(readme, folder, tmp_path)
-    assert empty == "before\n<!-- bench:eval:begin -->\n\n<!-- bench:eval:end -->\nafter\n"
-    assert report.rewrite_eval("no section", folder, tmp_path) == "no section"
+    for section in (sections.answers, sections.all_answers):
+        assert section(tmp_path / "results", tmp_path) == []
     folder.mkdir(parents=True)
     (folder / "methods.json").write_text(json.dumps(METHODS))
     (folder / "methods.png").write_bytes(b"")
-    text = report.rewrite_eval(readme, folder, tmp_path)
-    assert "(results/eval/methods.png)" in text
-    assert "old" not in text
-    assert report.load_gpu_results(tmp_path / "results") == []
+    (text,) = sections.answers(tmp_path / "results", tmp_path / "docs")
+    assert "(../results/eval/methods.png)" in text
+    assert sections.all_answers(tmp_path / "results", tmp_path) == [eval_document.methods(METHODS)]
+    assert sections.gpu(tmp_path / "results", tmp_path) == [gpu_document.UNMEASURED]

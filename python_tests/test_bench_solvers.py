@@ -250,13 +250,8 @@ def test_the_report_needs_neither_the_markers_nor_a_study(readme):
     assert "begin -->\n\n<!-- bench:solvers:end -->" in readme.read_text()
 
 
-def test_half_of_the_markers_is_an_error(readme, capsys):
-    readme.write_text(README + section("solvers").replace("solvers:end", "other"))
-    assert run_report(readme) == 2
-    assert "<!-- bench:solvers:end -->" in capsys.readouterr().err
-
-
 def test_a_study_alone_is_no_result(readme, capsys):
     (readme.parent / "results" / "cpu" / "machine.json").unlink()
+    readme.write_text(section("cpu"))
     assert run_report(readme) == 2
     assert "svdprune bench --json" in capsys.readouterr().err
