@@ -28,9 +28,14 @@ class CMakeBuild(build_ext):
         options = [
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DSVDPRUNE_CUDA={os.environ.get('SVDPRUNE_CUDA', 'OFF')}",
-            *([f"-DSVDPRUNE_CUDA_ARCHITECTURES={architectures}"] if architectures else []),
+            # Without it the default, not what the last build was for.
+            f"-DSVDPRUNE_CUDA_ARCHITECTURES={architectures}"
+            if architectures
+            else "-USVDPRUNE_CUDA_ARCHITECTURES",
             *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]
+        for target in targets:  # of an earlier build with CUDA, lest it be loaded beside this one
+            (target / "_C_cuda.so").unlink(missing_ok=True)
         subprocess.run(
             ["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", *options], check=True
         )

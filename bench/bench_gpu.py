@@ -50,6 +50,8 @@ SHAPES = (
 )
 SLOW_SECONDS = 1.5  # a peer whose call would take longer is left out
 CAPTURE_FAILED = "not captured: "
+_LEAST_IN_COMMON = KEEP - 2  # tokens that the CPU keeps too; those at the cut may be ties
+_SPENT = "the time budget was spent"
 _DISTINCT_IMAGES = 4  # a larger batch repeats them
 
 
@@ -144,7 +146,7 @@ class Benchmark:
         }
         self.rows.append(row)
         if time.monotonic() > self.deadline:
-            row["skipped"] = dict.fromkeys([*OURS, *PEERS], "the time budget was spent")
+            row["skipped"] = dict.fromkeys([*OURS, *PEERS], _SPENT)
             return
         candidates: dict[str, Callable[[], object]] = {}
         for name, candidate in (OURS | PEERS).items():
@@ -250,7 +252,7 @@ def run(budget: float, save: Callable[[dict[str, Any]], None]) -> dict[str, Any]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the command line; exit status 0, or 2 without a GPU or without the operator on it."""
+    """Runs the command line; exit status 0, 1 if the operator failed or kept others, 2 without a GPU."""
     parser = argparse.ArgumentParser(prog="bench.bench_gpu", description=__doc__)
     parser.add_argument("--json", type=Path, required=True, help="write the rows there")
     parser.add_argument("--budget", type=float, default=50.0, help="seconds in all, about")
@@ -260,7 +262,27 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     result = run(options.budget, lambda r: write(r, options.json))
     print(json.dumps(result, indent=1))
-    return 0 if any("svdprune" in row["eager"] for row in result["rows"]) else 2
+    for problem in (found := problems(result)):
+        print(f"bench.bench_gpu: {problem}", file=sys.stderr)
+    return int(bool(found))
+
+
+def problems(result: dict[str, Any]) -> list[str]:
+    """Where the operator failed, or kept other tokens than on the CPU; a line each."""
+    found = []
+    for row in result["rows"]:
+        where = f"{row['images']} x {row['tokens']} x {row['width']}, {row['dtype']}"
+        failed = {name: row["skipped"].get(name, _SPENT) for name in OURS}
+        found += [f"{where}: {name}: {why}" for name, why in failed.items() if why != _SPENT]
+        for solver in ("auto", "tridiag"):
+            common = row[solver]["kept_as_on_cpu"] if solver in row else KEEP
+            if common < _LEAST_IN_COMMON:
+                found.append(
+                    f"{where}: {solver} kept {common} of the {KEEP} tokens that the CPU keeps"
+                )
+    if not any("svdprune" in row["eager"] for row in result["rows"]):
+        found.append("the operator was not measured")
+    return found
 
 
 if __name__ == "__main__":

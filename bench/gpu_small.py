@@ -16,6 +16,9 @@ DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # More features than tokens and the reverse; sizes that no block or tile divides; the smallest.
 SHAPES = ((3, 37, 53), (2, 70, 19), (1, 1, 1), (2, 300, 5))
 MANY_TOKENS = (1, 1030, 40)  # "tridiag" takes the features' side
+# For all kernels of "tridiag", and several warps of select "pivoted"; steep, so that few steps do.
+STEEP = ((9, 300, 40), (1, 576, 40), (9, 576, 40), (1, 768, 40), (1, 1024, 40))
+STEEP_QUICK = ((1, 300, 40), (1, 1024, 40))
 QUICK = {torch.float32: SHAPES[:2], torch.float16: SHAPES[:1]}
 
 
@@ -78,6 +81,11 @@ def run(device: str, quick: bool = False) -> int:
         mask[0, :4] = False
         svdprune.rater_scores(q, k, raters, visual, mask=mask)
         svdprune.rater_scores_by_head(q, k, raters, visual, mask=mask)
+        calls += 2
+    for shape in STEEP_QUICK if quick else STEEP:
+        x = torch.randn(shape, device=device) * 0.5 ** torch.arange(shape[-1], device=device)
+        svdprune.prune(x, 40, solver="tridiag")
+        svdprune.prune(x, 40, select="pivoted")
         calls += 2
     return calls
 

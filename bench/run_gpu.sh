@@ -73,9 +73,9 @@ summary() {
       echo "| $name | $verdict | $seconds |"
     done < "$parts/stages.tsv"
   } > "$OUT/summary.md"
-  if ! timeout 15 "$PYTHON" -m bench.gpu_result --out "$OUT" --parts "$parts" 2> "$parts/error"; then
+  if ! timeout 60 "$PYTHON" -m bench.gpu_result --out "$OUT" --parts "$parts" 2> "$parts/error"; then
     reason=$(tail -n 1 "$parts/error")
-    printf '\nNo gpu.json: %s\n' "${reason:-not done in 15 s}" >> "$OUT/summary.md"
+    printf '\nNo gpu.json: %s\n' "${reason:-not done in 60 s}" >> "$OUT/summary.md"
     failed=1
   fi
   cat "$OUT/summary.md"

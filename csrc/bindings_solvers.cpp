@@ -47,7 +47,8 @@ py::tuple tridiagonalise(const Matrix& a, int64_t most) {
   std::vector<float> work(a.data(), a.data() + a.size());
   svdprune::cpu::Crew crew;
   const auto result = svdprune::cpu::tridiagonalise<float>(
-      crew, a.shape(0), work.data(), {most}, [](const auto&, const auto&) { return true; });
+      crew, a.shape(0), work.data(),
+      [most](const auto& reduced, const auto&) { return reduced.steps == most; });
   return py::make_tuple(Doubles(result.steps, result.diagonal.data()),
                         Doubles(result.steps, result.coupling.data()), result.steps);
 }
@@ -64,7 +65,7 @@ Matrix back_transform(const Matrix& a) {
   }
   svdprune::cpu::Crew crew;
   const auto reduced = svdprune::cpu::tridiagonalise<float>(
-      crew, n, work.data(), {}, [](const auto&, const auto&) { return false; });
+      crew, n, work.data(), [](const auto&, const auto&) { return false; });
   svdprune::cpu::BackTransform<float>(crew, n, n - 1, work.data(), reduced.tau.data())
       .apply(crew, n, basis.data());
   Matrix q({n, n});

@@ -34,6 +34,11 @@ class Backend:
             return True
         return torch.cuda.get_device_properties(0).shared_memory_per_block_optin >= 232_448
 
+    @property
+    def has_clusters_of_16(self) -> bool:
+        """Whether clusters of 16 blocks are known to fit."""
+        return self.state is not None or torch.cuda.get_device_capability() == (9, 0)
+
 
 NAMES = ("cuda", "emulated")
 WHY_NOT = {"cuda": why_not, "emulated": emulated_backend.why_not}

@@ -29,7 +29,8 @@ class State(Structure):
     _fields_ = tuple(
         (name, c_int64)
         for name in (
-            *("failing_image", "refused_multiply", "refused_solve", "math", "capturing"),
+            *("failing_image", "refused_multiply", "refused_solve", "refused_wait"),
+            *("math", "capturing"),
             *("products", "tf32_products", "solves", "solvers", "waits", "copies", "guards"),
         )
     )

@@ -205,8 +205,26 @@ def test_without_a_gpu_nothing_is_measured(module, tmp_path, capsys):
     assert not (tmp_path / "out.json").exists()
 
 
+def test_a_run_fails_where_the_operator_does():
+    row = {
+        **RESULT["micro"][0],
+        "auto": {"kept_as_on_cpu": 30},
+        "skipped": {"svd": "slow", "svdprune_eigh graph": "not captured"},
+    }
+    assert bench_gpu.problems({"rows": [row]}) == []
+    assert bench_gpu.problems({"rows": [{**row, "auto": {"kept_as_on_cpu": 29}}]}) == [
+        "8 x 576 x 1024, float32: auto kept 29 of the 32 tokens that the CPU keeps"
+    ]
+    failed = {**row, "eager": {}, "skipped": {"svdprune": "RuntimeError: no"}}
+    assert bench_gpu.problems({"rows": [failed]}) == [
+        "8 x 576 x 1024, float32: svdprune: RuntimeError: no",
+        "the operator was not measured",
+    ]
+    assert bench_gpu.problems({"rows": []}) == ["the operator was not measured"]
+
+
 def test_the_small_script_calls_everything():
-    assert gpu_small.run("cpu") == 4 * (4 * 22 + 4)
+    assert gpu_small.run("cpu") == 4 * (4 * 22 + 4) + 10
 
 
 # LLaVA's prefill.

@@ -134,6 +134,12 @@ with in_place_of_the_operators(Path(sys.argv[2])) as state:
             call()
         except ValueError as error:
             print(error)
+    state.failing_image = -1
+    state.refused_wait = 700  # cudaErrorIllegalAddress
+    try:
+        svdprune.prune(x, 3, solver="eigh")
+    except RuntimeError as error:
+        print(str(error).splitlines()[0])
 """
 
 
@@ -152,4 +158,5 @@ def test_settings_of_the_environment(backend, emulated_operators):
         "1",  # of float64, none
         f"svdprune::prune: {must} image 2 of x",
         f"svdprune::leverage_scores: {must} x",
+        "svdprune: waiting for SVDPRUNE_DEBUG_SYNC failed: an illegal memory access",
     ]

@@ -46,6 +46,19 @@ def test_prune(backend, shape, dtype, center):
         assert_is_the_oracles(image, keep, *found, center=center)
 
 
+# Several warps; more picks than registers hold; rows in global memory.
+@on_backends(
+    ("images", "tokens", "keep"),
+    [(2, 600, 50), (1, 1100, 33), (1, 2880, 32)],
+    quick=lambda images, tokens, keep: tokens < 2000,
+)
+def test_many_tokens(backend, images, tokens, keep):
+    x = gaussian(images, tokens, 64)
+    _, indices, scores, rank = svdprune.prune(backend.put(x), keep, select="pivoted")
+    for image, *found in zip(x, indices.cpu(), scores.cpu(), rank.cpu(), strict=True):
+        assert_is_the_oracles(image, keep, *found)
+
+
 @pytest.mark.parametrize("coverage", [0.2, 0.9])
 def test_prune_adaptive(backend, coverage):
     x = gaussian(2, 30, 40)

@@ -23,10 +23,10 @@ def arithmetic(tmp_path_factory):
         ("sturm_above", INT, (INT, DOUBLES, DOUBLES, DOUBLE)),
         ("twisted", None, (INT, DOUBLES, DOUBLES, DOUBLE, DOUBLES)),
         ("ql", INT, (INT, DOUBLES, DOUBLES, DOUBLES, DOUBLE)),
-        ("check_after", INT, (INT, INT, INT)),
+        ("looks", INT, (INT, DOUBLE, INT, INT, DOUBLES, DOUBLES, ndpointer(np.int32, flags="C"))),
         ("rank_by_variance", INT, (DOUBLES, INT, DOUBLE, DOUBLE)),
         ("rank_standing_out", INT, (DOUBLES, INT)),
-        ("flat_after", ctypes.c_bool, (INT, INT, DOUBLE, DOUBLE)),
+        ("flat_after", ctypes.c_bool, (INT, INT, INT, DOUBLE, DOUBLE)),
         ("eigenvalue_bound", DOUBLE, (DOUBLE, DOUBLE, INT)),
     ):
         function = getattr(loaded, name)
@@ -124,30 +124,58 @@ def test_ql_vectors_are_orthogonal_whatever_the_spectrum(arithmetic, diagonal, c
     assert np.abs(np.sort(values) - np.linalg.eigvalsh(t)).max() < 1e-14 * m
 
 
-def test_checks_come_at_growing_steps_up_to_half(arithmetic):
-    steps, m = [], 0
-    while m := arithmetic.check_after(m, 576, 0):
-        steps.append(m)
-    assert steps == [16, 24, 36, 54, 81, 121, 181, 271]
-    assert arithmetic.check_after(0, 31, 0) == 0
-    assert arithmetic.check_after(0, 576, 30) == 54  # not before rank + 8
-    assert arithmetic.check_after(0, 60, 30) == 0
+def looks(arithmetic, n, entry, variance=0.9, rank=0, coupling=1.0):
+    """The steps at which the schedule looks where all of T's diagonal is ``entry``, of a trace of 1."""
+    diagonal, off = np.full(n, float(entry)), np.full(n, coupling)
+    steps = np.zeros(n, np.int32)
+    count = arithmetic.looks(n, variance, rank, n - 1, diagonal, off, steps)
+    return steps[:count].tolist()
+
+
+def test_looks_come_when_the_energy_is_there_and_then_an_eighth_apart(arithmetic):
+    after_30 = [51, 57, 64, 72, 81, 91, 102, 114, 128, 144, 162, 182, 204, 229, 257]
+    assert looks(arithmetic, 576, 0.9 / 30 + 1e-9) == after_30
+    assert looks(arithmetic, 576, 0.5)[:5] == [8, 12, 16, 20, 24]  # not before step 8
+    assert looks(arithmetic, 576, 0.9 / 200 + 1e-9) == [288]  # not past half of the steps
+    assert looks(arithmetic, 576, 0.9 / 240 + 1e-9) == []
+    assert looks(arithmetic, 576, 0.9 / 30 + 1e-9, variance=1) == looks(
+        arithmetic, 576, 1 / 34 + 1e-9, variance=1
+    )
+    assert looks(arithmetic, 15, 0.9) == []
+
+
+def test_looks_for_a_given_rank_start_at_twice_that(arithmetic):
+    assert looks(arithmetic, 576, 0, rank=30)[:3] == [60, 67, 75]
+    assert looks(arithmetic, 576, 0, rank=2)[:3] == [8, 12, 16]
+    assert looks(arithmetic, 576, 0, rank=200) == [288]
+    assert looks(arithmetic, 576, 0, rank=281) == []
+
+
+def test_the_first_look_comes_at_once_where_nothing_couples(arithmetic):
+    assert looks(arithmetic, 576, 0.9 / 30 + 1e-9, coupling=1e-9)[:3] == [30, 34, 38]
 
 
 @pytest.mark.parametrize(
-    ("steps", "captured", "variance", "flat"),
+    ("steps", "look", "captured", "variance", "flat"),
     [
-        (16, 0.04, 0.9, True),  # independent features
-        (16, 0.67, 0.9, False),  # twenty directions and noise
-        (16, 0.04, 0.03, False),  # so little that it may be there soon
-        (24, 0.70, 0.8, False),
-        (36, 0.88, 0.9, False),  # of rank 35
-        (36, 0.88, 0.95, True),  # of rank 91
-        (271, 0.89, 0.9, True),  # the last check has failed
+        (16, 0, 0.04, 0.9, True),  # independent features
+        (16, 0, 0.67, 0.9, False),  # twenty directions and noise
+        (16, 0, 0.04, 0.03, False),  # so little that it may be there soon
+        (24, 0, 0.10, 0.8, False),
+        (36, 0, 0.88, 0.9, False),  # of rank 35
+        (36, 0, 0.88, 0.95, True),  # of rank 91
+        (37, 0, 0.88, 0.95, False),
+        (100, 100, 0.95, 0.9, False),
+        (288, 288, 0.95, 0.9, True),  # the last look has failed
+        (260, 260, 0.95, 0.9, True),
+        (288, 0, 0.89, 0.9, True),  # there will be none
+        (240, 576, 0.90, 0.9, True),
+        (289, 576, 0.95, 0.9, False),  # too late
+        (9, 576, 0.95, 0.9, False),  # so few steps are soon done
     ],
 )
-def test_spectra_that_seem_flat(arithmetic, steps, captured, variance, flat):
-    assert arithmetic.flat_after(steps, 576, captured, variance) == flat
+def test_spectra_that_seem_flat(arithmetic, steps, look, captured, variance, flat):
+    assert arithmetic.flat_after(steps, look, 576, captured, variance) == flat
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@
 // After m steps Q^T G Q = [T_m, e; e^T, R], with a single coupling e_m between T_m's last row and
 // R's first. With Ritz pairs (theta_j, z_j) of T_m, the r leading ones are G's to the tolerance eps
 // when
-//  (i)   their sum reaches variance * trace(G) (a given rank needs m > r instead);
+//  (i)   their sum reaches variance * trace(G) (a given rank needs m > r instead); that of all m
+//        is the trace of T_m, which costs nothing, and tells when to look (check_schedule.h);
 //  (ii)  ||e_m z_last,1..r|| < eps (theta_r - theta_r+1): the residual over the gap bounds the
 //        sine of the angle between the subspaces (Davis, Kahan 1970), and with it the error of any
 //        leverage;
@@ -13,6 +14,7 @@
 //        Note [hidden eigenvalues] in ../hidden_eigenvalues.h.
 // At m = n all hold with nothing left over, so a spectrum without a gap gets the full reduction.
 
+#include "../check_schedule.h"
 #include "back_transform.h"
 #include "spectrum.h"
 #include "tridiagonal_eigenvalues.h"
@@ -26,27 +28,13 @@ namespace svdprune::cpu {
 
 namespace {
 
-constexpr int64_t kFirstCheck = 16;
-constexpr double kCheckGrowth = 1.25;
-constexpr double kLastCheck = 0.5;    // of n: past it, going on to the end costs less than failing
-constexpr double kClusterGap = 1e-5;  // of the largest eigenvalue
-constexpr double kNarrowGap = 5e-4;   // of the largest eigenvalue
+constexpr double kClusterGap = 1e-5;     // of the largest eigenvalue
+constexpr double kNarrowGap = 5e-4;      // of the largest eigenvalue
 constexpr double kMostOverlap = 0.9999;  // cosine with a cluster's earlier vectors
 
 // eps of the certificate: well under the accuracy promised for the scores.
 template <class T>
 constexpr double kTolerance = sizeof(T) == sizeof(float) ? 1e-4 : 1e-11;
-
-std::vector<int64_t> check_steps(int64_t n, const Options& options) {
-  std::vector<int64_t> steps;
-  const int64_t least = options.rank.value_or(0) + 8;
-  for (double m = kFirstCheck; m <= kLastCheck * n; m *= kCheckGrowth) {
-    if (static_cast<int64_t>(m) >= least) {
-      steps.push_back(static_cast<int64_t>(m));
-    }
-  }
-  return steps;
-}
 
 // ||e z_last||^2 over the `rank` leading eigenvectors of T_m, or anything above `limit`.
 double residual_square(const std::vector<double>& diagonal, const std::vector<double>& coupling,
@@ -69,13 +57,6 @@ template <class T>
 bool certified(Crew& crew, const Tridiagonal<T>& reduced, const Remainder<T>& remainder,
                double trace, const Options& options, std::vector<double>& ritz) {
   const int64_t m = reduced.steps;
-  double captured = 0;
-  for (const double value : reduced.diagonal) {
-    captured += value;
-  }
-  if (!options.rank && captured < options.variance * trace) {
-    return false;
-  }
   ritz = tridiagonal_eigenvalues(crew, reduced.diagonal, reduced.coupling);
   const int64_t rank =
       options.rank.value_or(rank_for_variance(ritz.data(), m, options.variance, trace));
@@ -181,11 +162,19 @@ template <class T>
 Spectrum<T> solve_tridiag(Crew& crew, Gram<T> gram, const Options& options) {
   const int64_t n = gram.n;
   std::vector<double> ritz;
+  CheckSchedule looks(n, gram.trace, options.variance, options.rank.value_or(0));
   const auto enough = [&](const Tridiagonal<T>& reduced, const Remainder<T>& remainder) {
-    return certified(crew, reduced, remainder, gram.trace, options, ritz);
+    looks.take(reduced.steps, reduced.diagonal.back(), reduced.coupling.back());
+    if (looks.next != reduced.steps) {
+      return false;
+    }
+    if (certified(crew, reduced, remainder, gram.trace, options, ritz)) {
+      return true;
+    }
+    looks.fail();
+    return false;
   };
-  const Tridiagonal<T> reduced =
-      tridiagonalise<T>(crew, n, gram.values.get(), check_steps(n, options), enough);
+  const Tridiagonal<T> reduced = tridiagonalise<T>(crew, n, gram.values.get(), enough);
   if (static_cast<int64_t>(ritz.size()) != reduced.steps) {  // else they are the certificate's
     ritz = tridiagonal_eigenvalues(crew, reduced.diagonal, reduced.coupling);
   }

@@ -31,12 +31,11 @@ Reflection reflect(T* x, int64_t length) {
 
 template <class T>
 Tridiagonal<T> tridiagonalise(
-    Crew& crew, int64_t n, T* a, const std::vector<int64_t>& checks,
+    Crew& crew, int64_t n, T* a,
     const std::function<bool(const Tridiagonal<T>&, const Remainder<T>&)>& enough) {
   Tridiagonal<T> result;
   TrailingMatrix<T> trailing(crew, n, a);
   std::vector<T> v(n), w(n), y(n);
-  auto check = checks.begin();
   for (int64_t k = 0; k < n; ++k) {
     T* column = trailing.take_column();
     result.diagonal.push_back(column[k]);
@@ -50,11 +49,8 @@ Tridiagonal<T> tridiagonalise(
     const auto [beta, tau] = reflect(column + first, n - first);
     result.coupling.push_back(beta);
     result.tau.push_back(static_cast<T>(tau));
-    if (check != checks.end() && *check == result.steps) {
-      ++check;
-      if (enough(result, Remainder<T>(trailing))) {
-        break;
-      }
+    if (enough(result, Remainder<T>(trailing))) {
+      break;
     }
     v[k] = w[k] = 0;
     std::copy(column + first, column + n, v.begin() + first);
@@ -67,10 +63,10 @@ Tridiagonal<T> tridiagonalise(
 }
 
 template Tridiagonal<float> tridiagonalise(
-    Crew&, int64_t, float*, const std::vector<int64_t>&,
+    Crew&, int64_t, float*,
     const std::function<bool(const Tridiagonal<float>&, const Remainder<float>&)>&);
 template Tridiagonal<double> tridiagonalise(
-    Crew&, int64_t, double*, const std::vector<int64_t>&,
+    Crew&, int64_t, double*,
     const std::function<bool(const Tridiagonal<double>&, const Remainder<double>&)>&);
 
 }  // namespace svdprune::cpu

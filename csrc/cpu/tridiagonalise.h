@@ -32,10 +32,10 @@ struct Tridiagonal {
 };
 
 // Reduces a [n, n] (column-major, lower triangle) until `enough(tridiagonal, remainder)` says so,
-// asked at step m whenever m is in `checks` (ascending), or to the end.
+// asked after every step, or to the end.
 template <class T>
 Tridiagonal<T> tridiagonalise(
-    Crew& crew, int64_t n, T* a, const std::vector<int64_t>& checks,
+    Crew& crew, int64_t n, T* a,
     const std::function<bool(const Tridiagonal<T>&, const Remainder<T>&)>& enough);
 
 }  // namespace svdprune::cpu

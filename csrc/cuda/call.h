@@ -4,6 +4,7 @@
 
 #include "launch.h"
 #include "linear_algebra.h"
+#include "runtime.h"
 
 #include "../image.h"
 #include "../stable.h"

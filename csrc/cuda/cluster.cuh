@@ -181,6 +181,14 @@ inline cudaLaunchConfig_t cluster_config(dim3 grid, dim3 block, ClusterShape sha
   return config;
 }
 
+// Whether what the current device runs of a kernel was compiled where there are clusters (kClusters): a device that has
+// them may be left with code that it was made from the PTX of an older architecture.
+template <class Kernel>
+bool compiled_for_clusters(Kernel kernel) {
+  cudaFuncAttributes attributes{};
+  return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.ptxVersion >= 90;
+}
+
 // For how many such clusters the current device has room at the same time.
 template <class... Parameters>
 int most_clusters(void (*kernel)(Parameters...), dim3 block, ClusterShape shape) {
@@ -188,25 +196,20 @@ int most_clusters(void (*kernel)(Parameters...), dim3 block, ClusterShape shape)
   const cudaLaunchConfig_t config =
       cluster_config(dim3(shape.size), block, shape, nullptr, attribute);
   int clusters = 0;
-  const bool known = allow_shape(kernel, shape) == cudaSuccess &&
+  const bool known = compiled_for_clusters(kernel) && allow_shape(kernel, shape) == cudaSuccess &&
                      cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess;
   cudaGetLastError();  // a refusal is an answer, no error of a later launch
   return known ? clusters : 0;
 }
 
-// how: of such a launch, for the error.
+// which: the kernel and its launch, for the error.
 template <class... Parameters, class... Arguments>
-void launch_configured(const char* name, const std::string& how, void (*kernel)(Parameters...),
+void launch_configured(const std::string& which, void (*kernel)(Parameters...),
                        const cudaLaunchConfig_t& config, ClusterShape shape,
                        const Arguments&... arguments) {
-  cudaError_t error = allow_shape(kernel, shape);
-  if (error == cudaSuccess) {
-    error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
-  }
-  if (error != cudaSuccess) {
-    throw std::runtime_error(std::string("svdprune: launching ") + name + " " + how +
-                             " failed: " + cudaGetErrorString(error));
-  }
+  check_cuda(allow_shape(kernel, shape), "launching", which);
+  check_cuda(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...),
+             "launching", which);
 }
 
 template <class... Parameters, class... Arguments>
@@ -214,7 +217,7 @@ void launch_clusters(const char* name, void (*kernel)(Parameters...), dim3 grid,
                      ClusterShape shape, cudaStream_t stream, const Arguments&... arguments) {
   cudaLaunchAttribute attribute{};
   const cudaLaunchConfig_t config = cluster_config(grid, block, shape, stream, attribute);
-  launch_configured(name, "in clusters of " + std::to_string(shape.size), kernel, config, shape,
+  launch_configured(name + (" in clusters of " + std::to_string(shape.size)), kernel, config, shape,
                     arguments...);
 }
 

@@ -3,12 +3,10 @@
 #pragma once
 
 #include "launch.h"
+#include "runtime.h"
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-
-#include <stdexcept>
-#include <string>
 
 namespace svdprune::cuda {
 
@@ -97,10 +95,7 @@ template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
             cudaStream_t stream, const Arguments&... arguments) {
   kernel<<<grid, block, 0, stream>>>(arguments...);
-  if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) {
-    throw std::runtime_error(std::string("svdprune: launching ") + name +
-                             " failed: " + cudaGetErrorString(error));
-  }
+  check_cuda(cudaGetLastError(), "launching", name);
 }
 #endif
 

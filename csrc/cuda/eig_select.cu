@@ -40,25 +40,27 @@ __device__ __forceinline__ int reduce(Team team, Shared& s, float scale) {
   Rows<Plan> rows;
   rows.load(team, s, scale);
   first_column<Plan::kColumns>(team, s, scale);
-  int check = tridiag::next_check(0, s.n, s.problem->rank);
 #pragma unroll 1
   for (int m = 1;; ++m) {
     forget_derived(team);
+    const int look = s.problem->looks.next;
     sweep(team, s, rows, m - 1);
     if (m == s.n) {
       break;
     }
-    if (m == check) {
+    if (m == look) {
       end_round(s.steps);
-      const double captured = sum_of(team, s.diagonal, m);
-      if ((s.problem->rank > 0 || energy_captured(s, captured)) && certified(team, s, rows, m)) {
+      if (certified(team, s, rows, m)) {
         return m;
       }
-      if (s.problem->may_hand_over &&
-          tridiag::seems_flat(m, s.n, captured, s.problem->trace, s.problem->variance)) {
-        return 0;
+      if (team.thread == team.threads - 1) {
+        s.problem->looks.fail();
       }
-      check = tridiag::next_check(m, s.n, s.problem->rank);
+    }
+    if (s.problem->may_hand_over && tridiag::seems_flat(m, look, s.n, s.problem->looks.captured,
+                                                        s.problem->trace, s.problem->variance)) {
+      end_round(s.steps);
+      return 0;
     }
     next_column<Plan::kColumns>(team, s, m - 1);
   }
@@ -144,14 +146,16 @@ __device__ __forceinline__ void prune_image(const Images& x, const EigSelect& a)
       if (team.thread == 0) {
         const int64_t most = min(static_cast<int64_t>(n), x.features);
         const int64_t vector_rows = a.eigenvalues ? x.tokens : x.tokens / 2 + 1;
+        const int rank = static_cast<int>(min(a.rule.rank, most));
         *s.problem = {loaded.trace,
                       a.rule.variance,
                       loaded.gram,
                       a.reflectors + this_image() * x.tokens * x.tokens,
                       a.vectors + this_image() * vector_rows * x.tokens,
                       static_cast<int>(x.tokens),
-                      static_cast<int>(min(a.rule.rank, most)),
-                      a.hand_over != HandOver::kNever && !loaded.formed_anew};
+                      rank,
+                      a.hand_over != HandOver::kNever && !loaded.formed_anew,
+                      CheckSchedule(n, loaded.trace, a.rule.variance, rank)};
       }
       __syncthreads();
       solved = a.hand_over == HandOver::kAlways && !loaded.formed_anew
@@ -185,11 +189,13 @@ __device__ __forceinline__ void prune_image(const Images& x, const EigSelect& a)
 
 // A cluster: one image, blockIdx.y. Shared memory: SharedSizes, dynamic. n = N <= 32 Plan::kColumns. Every
 // decision is taken by all blocks alike, from the same bits; results are deterministic, and the same in all kernels for
-// as many columns. Empty for devices without clusters, on which it is never launched.
+// as many columns. A trap for devices without clusters, on which it is never launched.
 template <class Plan>
 __global__ __launch_bounds__(Plan::kThreads, 1) void eig_select_kernel(Images x, EigSelect a) {
   if constexpr (kClusters) {
     prune_image<Plan>(x, a);
+  } else {
+    __trap();
   }
 }
 

@@ -25,7 +25,7 @@ int most_blocks(void (*kernel)(Parameters...), int threads, size_t shared_bytes)
       cudaDeviceGetAttribute(&supported, cudaDevAttrCooperativeLaunch, device) == cudaSuccess &&
       cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) ==
           cudaSuccess &&
-      shared_bytes <= shared_memory_limit() &&
+      shared_bytes <= shared_memory_limit() && compiled_for_clusters(kernel) &&
       allow_shape(kernel, {1, shared_bytes}) == cudaSuccess &&
       cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads, shared_bytes) ==
           cudaSuccess;
@@ -46,7 +46,7 @@ void launch_together(const char* name, void (*kernel)(Parameters...), int blocks
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  launch_configured(name, "with " + std::to_string(blocks) + " blocks together", kernel, config,
+  launch_configured(name + (" with " + std::to_string(blocks) + " blocks together"), kernel, config,
                     {1, shared_bytes}, arguments...);
 }
 

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <vector>
 
 namespace svdprune::cuda {
 
@@ -14,6 +15,7 @@ namespace svdprune::cuda {
 struct SolverHandle {
   cusolverDnHandle_t handle;
   cusolverDnParams_t params;
+  std::vector<char>* host_workspace;  // the last one
 };
 
 // This thread's solver on the current device, set to the stream.
@@ -32,7 +34,8 @@ void launch_rotate(cublasHandle_t handle, int64_t images, int64_t tokens, int64_
                    const void* packed, const void* vectors, cudaDataType type, void* product);
 
 // Stage 2, spectrum: eigenvalues [B, n] ascending; the eigenvectors replace matrices [B, n, n];
-// info [B], 0 for success. Workspace is the caller's, of the sizes that spectrum_workspace gives.
+// info [B], 0 for success. Workspace is of the sizes that spectrum_workspace gives: the device's the caller's, the
+// host's the handle's.
 struct Workspace {
   size_t device_bytes, host_bytes;
 };
@@ -43,7 +46,7 @@ void check_spectrum_capturable(cudaStream_t stream, int64_t n);
 Workspace spectrum_workspace(SolverHandle& solver, int64_t images, int64_t n, cudaDataType type,
                              void* matrices, void* eigenvalues);
 void launch_spectrum(SolverHandle& solver, int64_t images, int64_t n, cudaDataType type,
-                     void* matrices, void* eigenvalues, void* device_workspace,
-                     void* host_workspace, Workspace sizes, int* info);
+                     void* matrices, void* eigenvalues, void* device_workspace, Workspace sizes,
+                     int* info);
 
 }  // namespace svdprune::cuda

@@ -127,7 +127,7 @@ void launch_feature_means(const Images& x, double* means, cudaStream_t stream) {
 
 void launch_largest_magnitude(const Images& x, const double* means, double* largest,
                               cudaStream_t stream) {
-  cudaMemsetAsync(largest, 0, x.images * sizeof(double), stream);
+  set_zero(largest, x.images * sizeof(double), stream);
   const int64_t chunks = std::clamp<int64_t>(512 / x.images, 1, x.tokens);
   const dim3 grid(static_cast<unsigned>(chunks), static_cast<unsigned>(x.images));
   with_type(x.dtype, [&](auto type) {

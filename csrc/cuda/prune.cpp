@@ -22,9 +22,10 @@ void debug_check(const Call& call, const Tensor& ranks, int64_t images, bool bat
     return;
   }
   std::vector<int32_t> values(images);
-  cudaMemcpyAsync(values.data(), pointer<int32_t>(ranks), images * sizeof(int32_t),
-                  cudaMemcpyDeviceToHost, call.stream());
-  cudaStreamSynchronize(call.stream());
+  check_cuda(cudaMemcpyAsync(values.data(), pointer<int32_t>(ranks), images * sizeof(int32_t),
+                             cudaMemcpyDeviceToHost, call.stream()),
+             "reading ranks for SVDPRUNE_DEBUG_SYNC");
+  check_cuda(cudaStreamSynchronize(call.stream()), "waiting for SVDPRUNE_DEBUG_SYNC");
   for (int64_t b = 0; b < images; ++b) {
     if (values[b] < 0) {
       const std::string name = batched ? "image " + std::to_string(b) + " of x" : "x";

@@ -2,8 +2,6 @@
 
 #include "call.h"
 
-#include <memory>
-
 namespace svdprune::cuda {
 
 namespace {
@@ -30,16 +28,8 @@ void score(const Call& call, const Images& x, const Options& options, const Tens
       spectrum_workspace(solver, x.images, n, data_type_of(work), matrices.mutable_data_ptr(),
                          eigenvalues.mutable_data_ptr());
   const Tensor workspace = call.empty({static_cast<int64_t>(sizes.device_bytes)}, ScalarType::Byte);
-  // Must outlive a replayed graph, so it is kept and only grows.
-  thread_local std::vector<std::unique_ptr<char[]>> host_workspaces;
-  thread_local size_t host_bytes = 0;
-  if (sizes.host_bytes > host_bytes) {
-    host_workspaces.push_back(std::make_unique<char[]>(sizes.host_bytes));
-    host_bytes = sizes.host_bytes;
-  }
   launch_spectrum(solver, x.images, n, data_type_of(work), matrices.mutable_data_ptr(),
-                  eigenvalues.mutable_data_ptr(), workspace.mutable_data_ptr(),
-                  host_workspaces.empty() ? nullptr : host_workspaces.back().get(), sizes,
+                  eigenvalues.mutable_data_ptr(), workspace.mutable_data_ptr(), sizes,
                   pointer<int>(info));
 
   Tensor basis = matrices;
@@ -65,9 +55,9 @@ void score_or_zero(const Call& call, const Images& x, const Options& options, co
     score(call, x, options, scores, ranks);
     return;
   }
-  cudaMemsetAsync(scores.mutable_data_ptr(), 0, scores.numel() * scores.element_size(),
-                  call.stream());
-  cudaMemsetAsync(ranks.mutable_data_ptr(), 0, ranks.numel() * ranks.element_size(), call.stream());
+  for (const Tensor& result : {scores, ranks}) {
+    set_zero(result.mutable_data_ptr(), result.numel() * result.element_size(), call.stream());
+  }
 }
 
 }  // namespace
@@ -90,7 +80,7 @@ Packed pack(const Call& call, const Images& x, bool center, ScalarType dtype) {
 
 void keep(const Call& call, const Images& x, const Results& results) {
   if (results.counts) {
-    cudaMemsetAsync(results.counts, 0, x.images * sizeof(int32_t), call.stream());
+    set_zero(results.counts, x.images * sizeof(int32_t), call.stream());
   }
   if (x.images == 0 || x.tokens == 0) {
     return;

@@ -219,6 +219,8 @@ __device__ inline void purify_images(const Images& x, const Purify& a) {
 __global__ __launch_bounds__(kAllThreads, 1) void purify_kernel(Images x, Purify a) {
   if constexpr (kClusters) {
     purify_images(x, a);
+  } else {
+    __trap();
   }
 }
 

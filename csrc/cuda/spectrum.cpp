@@ -41,6 +41,15 @@ struct Pool {
   std::map<int, std::vector<SolverHandle>> idle;
 };
 
+// Of that many bytes. A graph that was captured may use it when it is replayed, so one that is too small is kept beside
+// the next.
+void* host_workspace(SolverHandle& solver, size_t bytes) {
+  if (bytes > 0 && (!solver.host_workspace || solver.host_workspace->size() < bytes)) {
+    solver.host_workspace = new std::vector<char>(bytes);
+  }
+  return solver.host_workspace ? solver.host_workspace->data() : nullptr;
+}
+
 Pool& pool() {
   static Pool* const instance = new Pool;
   return *instance;
@@ -125,16 +134,16 @@ Workspace spectrum_workspace(SolverHandle& solver, int64_t images, int64_t n, cu
 }
 
 void launch_spectrum(SolverHandle& solver, int64_t images, int64_t n, cudaDataType type,
-                     void* matrices, void* eigenvalues, void* device_workspace,
-                     void* host_workspace, Workspace sizes, int* info) {
+                     void* matrices, void* eigenvalues, void* device_workspace, Workspace sizes,
+                     int* info) {
   const int64_t most = images_per_call(images, n), width = type == CUDA_R_64F ? 8 : 4;
   for (int64_t first = 0; first < images; first += most) {
-    check(cusolverDnXsyevBatched(solver.handle, solver.params, CUSOLVER_EIG_MODE_VECTOR,
-                                 CUBLAS_FILL_MODE_LOWER, n, type,
-                                 static_cast<char*>(matrices) + first * n * n * width, n, type,
-                                 static_cast<char*>(eigenvalues) + first * n * width, type,
-                                 device_workspace, sizes.device_bytes, host_workspace,
-                                 sizes.host_bytes, info + first, std::min(most, images - first)),
+    check(cusolverDnXsyevBatched(
+              solver.handle, solver.params, CUSOLVER_EIG_MODE_VECTOR, CUBLAS_FILL_MODE_LOWER, n,
+              type, static_cast<char*>(matrices) + first * n * n * width, n, type,
+              static_cast<char*>(eigenvalues) + first * n * width, type, device_workspace,
+              sizes.device_bytes, host_workspace(solver, sizes.host_bytes), sizes.host_bytes,
+              info + first, std::min(most, images - first)),
           "cusolverDnXsyevBatched");
   }
 }

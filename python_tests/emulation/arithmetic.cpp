@@ -136,8 +136,19 @@ int ql(int m, double* diagonal, double* coupling, double* vectors, double neglig
   return sweeps;
 }
 
-int check_after(int after, int n, int rank_asked) {
-  return next_check(after, n, rank_asked);
+// steps [*]: at which to look, if all looks fail and T has these entries [m]. Returns how many.
+int looks(int n, double variance, int rank_asked, int m, const double* diagonal,
+          const double* coupling, int* steps) {
+  svdprune::CheckSchedule schedule(n, 1, variance, rank_asked);
+  int count = 0;
+  for (int k = 1; k <= m; ++k) {
+    schedule.take(k, diagonal[k - 1], coupling[k - 1]);
+    if (schedule.next == k) {
+      steps[count++] = k;
+      schedule.fail();
+    }
+  }
+  return count;
 }
 
 int rank_by_variance(const double* values, int m, double variance, double total) {
@@ -148,8 +159,8 @@ int rank_standing_out(const double* values, int rank) {
   return standing_out(values, rank);
 }
 
-bool flat_after(int m, int n, double captured, double variance) {
-  return seems_flat(m, n, captured, 1, variance);
+bool flat_after(int m, int look, int n, double captured, double variance) {
+  return seems_flat(m, look, n, captured, 1, variance);
 }
 
 double eigenvalue_bound(double trace, double square, int order) {

@@ -38,7 +38,15 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpy
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   check_stream(stream);
   ++state.waits;
+  return static_cast<cudaError_t>(state.refused_wait);
+}
+
+cudaError_t cudaGetLastError() {
   return cudaSuccess;
+}
+
+const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaErrorIllegalAddress ? "an illegal memory access" : "another error";
 }
 
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {

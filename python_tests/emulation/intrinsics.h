@@ -11,6 +11,10 @@ inline void __syncthreads() {
   emulation::sync(emulation::current->block->barrier);
 }
 
+[[noreturn]] inline void __trap() {
+  emulation::fail("a trap");
+}
+
 inline int __syncthreads_or(int vote) {
   const emulation::races::Pause pause;
   emulation::Block& block = *emulation::current->block;

@@ -12,11 +12,6 @@ __device__ __forceinline__ double sum_of(const Team& team, const double* numbers
   return warp_sum_of(team.lane, count, [&](int i) { return numbers[i]; });
 }
 
-// Part (i) as far as it costs nothing: whether the Ritz values, whose sum is T_m's trace, hold the energy.
-__device__ __forceinline__ bool energy_captured(const Shared& s, double captured) {
-  return captured >= s.problem->variance * s.problem->trace;
-}
-
 // By the Ritz values, m + 1 when they do not hold the energy.
 __device__ __forceinline__ int rank_found(const Shared& s, int m) {
   return s.problem->rank > 0

@@ -1,38 +1,32 @@
-// When the tridiagonalisation may stop: the parts of Note [certificate] in
+// When the tridiagonalisation may stop, and when it is not to be awaited: the parts of Note [certificate] in
 // ../../cpu/solver_tridiag.cpp that are plain numbers.
 #pragma once
 
-#include "../../host_device.h"
+#include "../../check_schedule.h"
 
 #include <cmath>
 
 namespace svdprune::tridiag {
 
-constexpr int kFirstCheck = 16;
 constexpr double kTolerance = 1e-4;  // eps of the certificate, as on the CPU for float32
 
-// The step at which to look next: 16, 24, 36, ... A check that fails costs some eight steps, so they lie further
-// apart than on the CPU. 0: none is left, as past n / 2 going on to the end costs less than failing.
-SVDPRUNE_HOST_DEVICE inline int next_check(int after, int n, int rank_asked) {
-  int m = kFirstCheck;
-  while (m <= after || m < rank_asked + 8) {
-    m += m / 2;
-  }
-  return m <= n / 2 ? m : 0;
-}
-
-// Whether a full tridiagonalisation is to be expected, after m steps whose diagonal adds up to `captured` of `trace`. At
-// the check at 36 steps images that stopped in time had captured all but 1.0 to 1.3 times what may be missing, those
-// that did not all but twice as much and more. Where half of the energy or more is asked for, less than 15 % of it all
-// after 16 steps says so already.
-SVDPRUNE_HOST_DEVICE inline bool seems_flat(int m, int n, double captured, double trace,
+// Whether a full tridiagonalisation is to be expected, after m steps whose diagonal adds up to `captured` of `trace`.
+// After 36 steps images that stopped in time had captured all but 1.0 to 1.3 times what may be missing, those that did
+// not all but twice as much and more. Where half of the energy or more is asked for, less than 15 % of it all after 16
+// steps says so already. look: what the schedule said at that step, before a look that has failed; there may be none
+// left.
+SVDPRUNE_HOST_DEVICE inline bool seems_flat(int m, int look, int n, double captured, double trace,
                                             double variance) {
-  constexpr int kEnough = 36;
+  constexpr int kSoon = 16, kEnough = 36;
   constexpr double kMissing = 1.4, kHalf = 0.5, kLittle = 0.15;
-  if (m < kEnough) {
-    return variance >= kHalf && captured < kLittle * trace;
+  if (m < kSoon || m > n / 2) {
+    return false;
   }
-  return next_check(m, n, 0) == 0 || trace - captured > kMissing * (1 - variance) * trace;
+  if (look == 0 ? m == n / 2 : (m == look ? next_check(m, n) : look) == n) {
+    return true;
+  }
+  return (m == kSoon && variance >= kHalf && captured < kLittle * trace) ||
+         (m == kEnough && trace - captured > kMissing * (1 - variance) * trace);
 }
 
 // The smallest r whose leading values (descending) hold at least `variance` of `total`; m + 1 when

@@ -41,6 +41,9 @@ __device__ __forceinline__ void reflect_column(const Team& team, Shared& s, int 
       s.squares[k + 1] = beta * beta + tridiag::kLeastSquare;
     }
   }
+  if (team.thread == team.threads - 1) {
+    s.problem->looks.take(k + 1, diagonal, h.beta);
+  }
   __syncthreads();
 }
 

@@ -56,7 +56,8 @@ struct Rows {
   __device__ __forceinline__ void sweep(const Team& team, const Shared& s, int first) {
     for_held(team, s.n, first,
              [&](int pair, auto slots) { sweep_held(team, s, first, pair, slots); });
-    for_shared(team, s.n, first, [&](int pair) { sweep_shared(team, s, first, pair); });
+    for_shared(team, s.n, first,
+               [&](int pair, auto slots) { sweep_shared(team, s, first, pair, slots); });
   }
 
   // Sends the products of the rows with q, whose entries before m are zero.
@@ -79,14 +80,17 @@ struct Rows {
                   2 * own < slots && is_left(team, pair + own, s.n, m));
       }
     });
-    for_shared(team, s.n, m, [&](int pair) {
-      float one = 0, other = 0;
+    for_shared(team, s.n, m, [&](int pair, auto slots) {
+      float product[4] = {};
       for (int j = team.lane; j < 32 * group_count(s.n); j += 32) {
-        one += shared_row(team, s, pair, 0)[j] * q[j];
-        other += shared_row(team, s, pair, 1)[j] * q[j];
+#pragma unroll
+        for (int slot = 0; slot < slots; ++slot) {
+          product[slot] += shared_row(team, s, pair, slot)[j] * q[j];
+        }
       }
-      send_pair(team, exchange, row_of_pair(team, pair), {warp_sum(one), warp_sum(other)},
-                team.lane < 16);
+      const int own = team.lane / 16;
+      send_pair(team, exchange, row_of_pair(team, pair + own), pair_sums(team, product),
+                2 * own < slots && is_left(team, pair + own, s.n, m));
     });
   }
 
@@ -108,11 +112,12 @@ struct Rows {
         sum += row_of_pair(team, pair + slot / 2) + slot % 2 >= m ? square[slot] : 0;
       }
     });
-    for_shared(team, s.n, m, [&](int pair) {
+    for_shared(team, s.n, m, [&](int pair, auto slots) {
       for (int j = team.lane; j < 32 * group_count(s.n); j += 32) {
-        for (int side = 0; side < 2; ++side) {
-          const float entry = shared_row(team, s, pair, side)[j];
-          sum += j >= m && row_of_pair(team, pair) + side >= m ? entry * entry : 0;
+#pragma unroll
+        for (int slot = 0; slot < slots; ++slot) {
+          const float entry = shared_row(team, s, pair, slot)[j];
+          sum += j >= m && row_of_pair(team, pair + slot / 2) + slot % 2 >= m ? entry * entry : 0;
         }
       }
     });
@@ -130,9 +135,11 @@ struct Rows {
     return tridiag::updated(a, row.v, row.w, column.v, column.w);
   }
 
+  // Row `slot` % 2 of pair `pair` + `slot` / 2.
   __device__ __forceinline__ static float* shared_row(const Team& team, const Shared& s, int pair,
-                                                      int side) {
-    return s.rows + (((pair - kHeld) * team.warps + team.warp) * 2 + side) * 32 * kColumns;
+                                                      int slot) {
+    const int place = (pair + slot / 2 - kHeld) * team.warps + team.warp;
+    return s.rows + (2 * place + slot % 2) * 32 * kColumns;
   }
 
   // Calls f(pair, slots) for what is left in registers: for the two rows each of kTogether pairs from `pair` on, which
@@ -151,13 +158,15 @@ struct Rows {
     }
   }
 
-  // Calls f(pair) with each in shared memory that is left.
+  // Likewise for what is left in shared memory, two pairs at a time.
   template <class F>
   __device__ __forceinline__ static void for_shared(const Team& team, int n, int first, F&& f) {
 #pragma unroll 1
-    for (int pair = kHeld; pair < pair_count(team, n); ++pair) {
-      if (is_left(team, pair, n, first)) {
-        f(pair);
+    for (int pair = kHeld; pair < pair_count(team, n); pair += 2) {
+      if (is_left(team, pair + 1, n, first)) {
+        f(pair, std::integral_constant<int, 4>{});
+      } else if (is_left(team, pair, n, first)) {
+        f(pair, std::integral_constant<int, 2>{});
       }
     }
   }
@@ -231,35 +240,41 @@ struct Rows {
     }
   }
 
+  // A lane has columns in twos, so that the warp reads updates that lie side by side.
+  template <class Slots>
   __device__ __forceinline__ static void sweep_shared(const Team& team, const Shared& s, int first,
-                                                      int pair) {
-    const int row = row_of_pair(team, pair);
-    const auto own = pending_pair(s, row);
-    float product[2] = {};
-    for (int j = (first & ~3) + 4 * team.lane; j < 32 * group_count(s.n); j += 128) {
-      const auto two = pending_pair(s, j), more = pending_pair(s, j + 2);
-      const float4 x = *reinterpret_cast<const float4*>(s.v + j);
+                                                      int pair, Slots slots) {
+    float product[4] = {};
+    Pending rows[slots];
 #pragma unroll
-      for (int side = 0; side < 2; ++side) {
-        const Pending mine = side == 0 ? own.first : own.second;
-        auto* const place = reinterpret_cast<float4*>(shared_row(team, s, pair, side) + j);
-        float4 a = *place;
-        a.x = updated(a.x, mine, two.first);
-        a.y = updated(a.y, mine, two.second);
-        a.z = updated(a.z, mine, more.first);
-        a.w = updated(a.w, mine, more.second);
-        *place = a;
-        product[side] += (a.x * x.x + a.y * x.y) + (a.z * x.z + a.w * x.w);
+    for (int slot = 0; slot < slots; slot += 2) {
+      const auto both = pending_pair(s, row_of_pair(team, pair + slot / 2));
+      rows[slot] = both.first;
+      rows[slot + 1] = both.second;
+    }
+    for (int j = (first & ~1) + 2 * team.lane; j < 32 * group_count(s.n); j += 64) {
+      const auto others = pending_pair(s, j);
+      const auto x = *reinterpret_cast<const Pair<float>*>(s.v + j);
+#pragma unroll
+      for (int slot = 0; slot < slots; ++slot) {
+        auto* const place = reinterpret_cast<Pair<float>*>(shared_row(team, s, pair, slot) + j);
+        Pair<float> values = *place;
+        values.first = updated(values.first, rows[slot], others.first);
+        values.second = updated(values.second, rows[slot], others.second);
+        *place = values;
+        product[slot] += values.first * x.first + values.second * x.second;
       }
     }
-    const float one = warp_sum(product[0]), other = warp_sum(product[1]);
+    const Pair<float> products = pair_sums(team, product);
     __syncwarp();
-    Pair<RowResult> results{{one, 0}, {other, 0}};
-    if (first < s.n) {
-      results.first.column = shared_row(team, s, pair, 0)[first];
-      results.second.column = shared_row(team, s, pair, 1)[first];
+    const int own = team.lane / 16;
+    const bool sends = 2 * own < slots && is_left(team, pair + own, s.n, first);
+    Pair<RowResult> results{{products.first, 0}, {products.second, 0}};
+    if (sends && first < s.n) {
+      results.first.column = shared_row(team, s, pair + own, 0)[first];
+      results.second.column = shared_row(team, s, pair + own, 1)[first];
     }
-    send_pair(team, s.steps, row, results, team.lane < 16);
+    send_pair(team, s.steps, row_of_pair(team, pair + own), results, sends);
   }
 };
 

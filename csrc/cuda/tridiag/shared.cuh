@@ -1,6 +1,7 @@
 // What a block of the kernel eig_select keeps in shared memory, and how much that is.
 #pragma once
 
+#include "../../check_schedule.h"
 #include "../../hidden_eigenvalues.h"
 #include "../../host_device.h"
 #include "layout.cuh"
@@ -32,6 +33,7 @@ struct Problem {
   float* vectors;     // [n / 2 + 1, stride]
   int stride, rank;
   bool may_hand_over;  // if the spectrum is flat
+  CheckSchedule looks;
 };
 
 // Of the probe, which thread 0 takes on.

@@ -13,6 +13,7 @@ struct State {
   int64_t failing_image;     // that does not converge, of each eigendecomposition; -1: none
   int64_t refused_multiply;  // cuBLAS status of every product; 0: none
   int64_t refused_solve;     // cuSOLVER status of every eigendecomposition; 0: none
+  int64_t refused_wait;      // error of every wait for the stream; 0: none
   int64_t math;              // mode of the handle that torch lends
   int64_t capturing;         // whether a graph is being captured
   // Noted.
