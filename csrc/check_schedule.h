@@ -48,7 +48,10 @@ struct CheckSchedule {
     constexpr double kNegligible =
         1e-4;  // as a share of T's mean eigenvalue: the matrix is of rank m
     captured += entry;
-    if (next == 0 && captured >= needed) {
+    if (captured < needed) {
+      return;
+    }
+    if (next == 0) {
       next = first_check(m + m / 4, m + (7 * m + 9) / 10, n);
     }
     if (next > m && !has_failed && std::fabs(coupling) * m < kNegligible * captured && m <= n / 2) {

@@ -6,7 +6,7 @@
 #include "stable.h"
 
 #include <algorithm>
-#include <cstdio>
+#include <charconv>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -32,9 +32,9 @@ inline std::string text_of(const std::string& part) {
 template <class Number>
 std::string text_of(Number part) {
   if constexpr (std::is_floating_point_v<Number>) {
-    char digits[32];
-    std::snprintf(digits, sizeof digits, "%g", static_cast<double>(part));
-    return digits;
+    char digits[32];  // as few as tell the number from others
+    const auto end = std::to_chars(digits, digits + sizeof digits, static_cast<double>(part)).ptr;
+    return std::string(digits, end);
   } else {
     return std::to_string(part);
   }
@@ -159,6 +159,10 @@ inline void check_coverage(const char* op, double coverage) {
   }
 }
 
+inline std::string device_of(const Tensor& t) {
+  return t.is_cpu() ? "the CPU" : "cuda:" + std::to_string(t.get_device_index());
+}
+
 // [B + 1] integers on x's device; the values are read by the backend.
 inline void check_offsets_tensor(const char* op, const char* name, const Tensor& offsets,
                                  const Tensor& x) {
@@ -170,7 +174,7 @@ inline void check_offsets_tensor(const char* op, const char* name, const Tensor&
     refuse(op, name, " must be [B + 1], got shape ", shape_of(offsets));
   }
   if (offsets.is_cpu() != x.is_cpu() || offsets.get_device_index() != x.get_device_index()) {
-    refuse(op, name, " must be on the device of x");
+    refuse(op, name, " must be on the device of x, ", device_of(x), ", got ", device_of(offsets));
   }
 }
 
@@ -203,6 +207,14 @@ inline void check_offsets(const char* op, const int64_t* cu_seqlens, const int64
   if (cu_keep[0] != 0 || cu_keep[images] != total_keep) {
     refuse(op, "cu_keep must run from 0 to total_keep = ", total_keep, ", got ", cu_keep[0], " to ",
            cu_keep[images]);
+  }
+  for (int64_t b = 0; b < images; ++b) {  // so that no difference overflows
+    if (cu_seqlens[b] < 0 || cu_seqlens[b] > tokens) {
+      refuse(op, "cu_seqlens must lie in [0, ", tokens, "], got ", cu_seqlens[b], " at place ", b);
+    }
+    if (cu_keep[b] < 0 || cu_keep[b] > total_keep) {
+      refuse(op, "cu_keep must lie in [0, ", total_keep, "], got ", cu_keep[b], " at place ", b);
+    }
   }
   for (int64_t b = 0; b < images; ++b) {
     const int64_t length = cu_seqlens[b + 1] - cu_seqlens[b];

@@ -11,7 +11,7 @@ namespace svdprune {
 inline void check_on_device_of_q(const char* op, const char* name, const Tensor& t,
                                  const Tensor& q) {
   if (t.is_cpu() != q.is_cpu() || t.get_device_index() != q.get_device_index()) {
-    refuse(op, name, " must be on the device of q");
+    refuse(op, name, " must be on the device of q, ", device_of(q), ", got ", device_of(t));
   }
 }
 

@@ -76,6 +76,30 @@ def outliers(n: int, d: int, factor: float, dtype: torch.dtype = torch.float32) 
     return x.to(dtype)
 
 
+def behind_a_coupling(n: int, place: int) -> Tensor:
+    """[n, n], of whose Gram matrix two tokens from ``place`` on hold the largest eigenvalue together, each
+    of them less than token 0, which touches no other one."""
+    gram = torch.diag(torch.tensor([1.0] + [0.01] * (n - 1), dtype=torch.float64))
+    gram[place, place], gram[place + 1, place + 1] = 0.97, 0.7
+    gram[place, place + 1] = gram[place + 1, place] = 0.2
+    return torch.linalg.cholesky(gram).float()
+
+
+def next_to_nothing(factor: float) -> Tensor:
+    """One token, and others so small beside it that their products vanish."""
+    x = gaussian(8, 16)
+    x[1:] *= factor
+    return x
+
+
+def sparse(n: int, d: int, seed: int) -> Tensor:
+    """Few numbers, between a millionth and one."""
+    generator = torch.Generator().manual_seed(seed)
+    there = torch.rand(n, d, generator=generator) < 0.05
+    size = 10.0 ** (-6 * torch.rand(n, d, generator=generator, dtype=torch.float64))
+    return (there * size * gaussian(n, d, dtype=torch.float64, seed=seed)).float()
+
+
 def zero_row() -> Tensor:
     x = gaussian(12, 20)
     x[4] = 0
@@ -151,6 +175,10 @@ def samples() -> list[Sample]:
         Sample("blind_start_features", lambda: blocks(160, 128, weak=0.2).mT.contiguous().mT, 12),
         Sample("few_directions", lambda: with_spectrum(200, 256, power_law(200, 2.4)), 16, 0.99),
         Sample("many_duplicates", lambda: gaussian(64, 96).repeat(4, 1), 30),
+        Sample("behind_a_coupling", lambda: behind_a_coupling(20, 8), 2, rank=1),
+        Sample("next_to_nothing", lambda: next_to_nothing(1e-20), 2),
+        Sample("next_to_nothing_less", lambda: next_to_nothing(1e-17), 2),
+        Sample("sparse", lambda: sparse(40, 30, 0), 6),
         # Shapes.
         Sample("more_tokens", lambda: gaussian(200, 32), 20),
         Sample("more_tokens_batch", lambda: gaussian(2, 90, 24, seed=3), 20),

@@ -7,7 +7,7 @@ import torch
 from agreement import assert_agrees
 from backends import on_backends
 from cuda_calls import assert_same_bits, needs_cuda
-from samples import gaussian, orthonormal, photograph, power_law, with_spectrum
+from samples import behind_a_coupling, gaussian, orthonormal, photograph, power_law, with_spectrum
 
 import svdprune_ext as svdprune
 
@@ -84,6 +84,11 @@ def test_few_directions_end_the_reduction_early():
     _, steps = ran(torch.stack([photograph(), gaussian(576, 1024)]).cuda())
     assert steps[0] < 200
     assert steps[1] == 576
+
+
+@on_backends("place", range(1, 20))
+def test_an_eigenvalue_behind_a_coupling_is_not_missed(backend, place):
+    assert_tridiag_agrees(backend, behind_a_coupling(40, place), 2, rank=1)
 
 
 @on_backends("exponent", [-140, -100, -64, -39, 39, 59, 64, 120], quick=lambda _: False)

@@ -156,7 +156,7 @@ def test_select_coverage(scores, coverage, data):
     max_keep = data.draw(st.integers(0, len(scores)))
     expected, total = [], 0.0
     for i in by_score(scores)[:max_keep]:
-        if total >= coverage * sum(scores):
+        if total >= coverage * sum(scores) or scores[i] <= 0:
             break
         expected.append(i)
         total += scores[i]

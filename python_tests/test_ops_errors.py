@@ -189,6 +189,11 @@ def test_coverage_has_no_default():
         svdprune.prune_adaptive(X, 3)
 
 
+def test_a_number_just_out_of_range_is_shown_as_it_is():
+    with refused("prune", "variance must be in (0, 1], got 1.0000001"):
+        svdprune.prune(X, 3, variance=1.0000001)
+
+
 VARLEN = {
     "cu_seqlens_float": (
         {"cu_seqlens": offsets(0, 4, 9, dtype=torch.float32)},
@@ -239,7 +244,11 @@ VARLEN = {
     ),
     "cu_keep_falls": (
         {"cu_keep": offsets(0, -1, 5)},
-        "cu_keep must rise by 0 to the image's length = 4, got -1 for image 0",
+        "cu_keep must lie in [0, 5], got -1 at place 1",
+    ),
+    "cu_seqlens_whose_differences_overflow": (
+        {"cu_seqlens": offsets(0, 2**63 - 1, 9)},
+        "cu_seqlens must lie in [0, 9], got 9223372036854775807 at place 1",
     ),
     "cu_keep_more_than_the_image": (
         {"cu_keep": offsets(0, 5, 5)},

@@ -4,7 +4,7 @@ import io
 
 import pytest
 import torch
-from samples import gaussian, samples
+from samples import gaussian, sample, samples
 from torch.library import opcheck
 
 import svdprune_ext as svdprune
@@ -53,6 +53,16 @@ def calls(sample, x):
 OPS = ["leverage_scores", "prune", "prune_adaptive", "prune_varlen"]
 OPS += [f"{name} pivoted" for name in OPS[1:]]
 every_op = pytest.mark.parametrize("name", OPS)
+
+
+def test_the_gradient_of_a_padded_place_goes_nowhere():
+    x = sample("gaussian").make().requires_grad_()
+    tokens, indices, count, *_ = ops.prune_adaptive(x, 8, coverage=0.1)
+    assert count < 8
+    unit = tokens / tokens.norm(dim=-1, keepdim=True)  # whose gradient at zero is NaN
+    torch.where((indices >= 0).unsqueeze(-1), unit, 0).sum().backward()
+    assert torch.isfinite(x.grad).all()
+    assert x.grad[indices[:count]].any()
 
 
 @requires_grad

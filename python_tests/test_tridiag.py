@@ -5,12 +5,13 @@ import os
 import numpy as np
 import pytest
 import torch
-from agreement import assert_agrees
+from agreement import FLOAT32, assert_agrees, tolerance
 from hard_cases import hard_case
-from samples import gaussian, power_law, with_spectrum
+from samples import behind_a_coupling, gaussian, power_law, sparse, with_spectrum
 
 import svdprune_ext as svdprune
 from svdprune_ext._load import load_native
+from svdprune_ext.reference import oracle_leverage
 
 native = load_native()
 
@@ -190,6 +191,40 @@ def test_eigh_takes_over_where_eigenvectors_cannot_be_told_apart():
     found = svdprune.diagnose(torch.eye(20, 32))
     assert found.solver == ["eigh"]
     assert found.steps == found.size == 20
+    assert found.refined
+
+
+# Whatever the steps at which the solver looks for its end.
+@pytest.mark.parametrize("place", range(1, 24))
+@pytest.mark.parametrize("options", [{"rank": 1}, {"variance": 0.3}])
+def test_an_eigenvalue_behind_a_coupling_is_not_missed(place, options):
+    x = behind_a_coupling(60, place)
+    scores, rank = svdprune.leverage_scores(x, **options)
+    oracle = oracle_leverage(x, **options)
+    assert rank == oracle.rank
+    assert (scores - oracle.scores).abs().max() < tolerance(oracle, oracle.rank, FLOAT32)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_sparse_features(seed):
+    x = sparse(33 + seed, 20 + 90 * (seed % 2), seed)
+    for variance in (0.9, 0.999):
+        scores, rank = svdprune.leverage_scores(x, variance=variance)
+        oracle = oracle_leverage(x, variance)
+        share = oracle.energy.cumsum(0) / oracle.energy.sum()
+        assert scores.sum().item() == pytest.approx(rank.item(), abs=1e-3)
+        if (share - variance).abs().min() > 1e-6:
+            assert rank == oracle.rank
+            assert (scores - oracle.scores).abs().max() < tolerance(oracle, oracle.rank, FLOAT32)
+
+
+def test_float32_that_lapack_gives_up_is_solved_in_float64():
+    x = torch.zeros(40, 40)
+    x[0, 0] = 1
+    x[1:, 1:] = 1e-21 * gaussian(39, 39)
+    found = svdprune.diagnose(x, solver="eigh")
+    assert (found.solver, found.rank) == (["eigh"], 1)
+    assert svdprune.prune(x, 1, solver="eigh").indices == 0
 
 
 def test_float64_goes_to_eigh_unless_asked():

@@ -24,6 +24,7 @@ def arithmetic(tmp_path_factory):
         ("twisted", None, (INT, DOUBLES, DOUBLES, DOUBLE, DOUBLES)),
         ("ql", INT, (INT, DOUBLES, DOUBLES, DOUBLES, DOUBLE)),
         ("looks", INT, (INT, DOUBLE, INT, INT, DOUBLES, DOUBLES, ndpointer(np.int32, flags="C"))),
+        ("rest_below", DOUBLE, (INT, DOUBLES, DOUBLES, DOUBLE, DOUBLE, DOUBLE)),
         ("rank_by_variance", INT, (DOUBLES, INT, DOUBLE, DOUBLE)),
         ("rank_standing_out", INT, (DOUBLES, INT)),
         ("flat_after", ctypes.c_bool, (INT, INT, INT, DOUBLE, DOUBLE)),
@@ -176,6 +177,28 @@ def test_the_first_look_comes_at_once_where_nothing_couples(arithmetic):
 )
 def test_spectra_that_seem_flat(arithmetic, steps, look, captured, variance, flat):
     assert arithmetic.flat_after(steps, look, 576, captured, variance) == flat
+
+
+@pytest.mark.parametrize("coupling", [0.0, 0.01, 0.1])
+@pytest.mark.parametrize("leading", [[], [0.9, 0.8]])
+def test_a_rest_at_its_limit_brings_an_eigenvalue_to_the_middle(arithmetic, leading, coupling):
+    rng = np.random.default_rng(0)
+    k, m = len(leading), len(leading) + 12
+    diagonal = np.append(leading, rng.uniform(0, 0.2, 12))  # the leading ones touch nothing
+    off = np.append(np.zeros(k), rng.uniform(-0.1, 0.1, 11))
+    off = np.append(off, coupling)
+    below = np.linalg.eigvalsh(dense(diagonal, off))[::-1][k]
+    above = 0.8 if leading else below + 0.3
+    limit = arithmetic.rest_below(m, diagonal, off, above, below, 0.0)
+    joined = np.zeros((m + 5, m + 5))
+    joined[:m, :m] = dense(diagonal, off)
+    joined[m:, m:] = limit * np.eye(5)
+    joined[m - 1, m] = joined[m, m - 1] = coupling
+    largest = np.linalg.eigvalsh(joined)[::-1][k]
+    assert largest == pytest.approx((above + below) / 2, abs=1e-12)
+    assert arithmetic.rest_below(m, diagonal, off, above, below, 1e-3) == pytest.approx(
+        limit - 2e-3 / (above - below)
+    )
 
 
 @pytest.mark.parametrize(

@@ -137,8 +137,8 @@ def _setup_gather(
 
 def _backward_gather(ctx: Any, grad_tokens: Tensor, *_: Any) -> Tensor:
     (indices,) = ctx.saved_tensors
-    # A padded place (index -1) is a constant zero row: its gradient goes nowhere.
-    grad_tokens = grad_tokens * (indices >= 0).unsqueeze(-1)
+    # A padded place (index -1) is a constant zero row: its gradient, be it NaN, goes nowhere.
+    grad_tokens = grad_tokens.masked_fill((indices < 0).unsqueeze(-1), 0)
     indices = indices.clamp_min(0).unsqueeze(-1).expand_as(grad_tokens)
     return grad_tokens.new_zeros(ctx.shape).scatter_add(-2, indices, grad_tokens)
 

@@ -72,12 +72,12 @@ def oracle_topk(scores: Tensor, keep: int) -> Tensor:
 def oracle_coverage(scores: Tensor, max_keep: int, coverage: float) -> Tensor:
     """Indices, ascending, of the fewest tokens whose scores [N] sum to ``coverage`` of their total.
 
-    At most ``max_keep``. Ties go to the lower index.
+    At most ``max_keep``, and none with a score of 0. Ties go to the lower index.
     """
     order = torch.argsort(scores, descending=True, stable=True)
     covered = scores[order].cumsum(0)
-    count = int((covered < coverage * scores.sum()).sum().item()) + 1 if scores.any() else 0
-    return order[: min(count, max_keep)].sort().values
+    count = int((covered < coverage * scores.sum()).sum().item()) + 1
+    return order[: min(count, max_keep, int((scores > 0).sum()))].sort().values
 
 
 class Pivots(NamedTuple):

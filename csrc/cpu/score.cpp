@@ -13,21 +13,8 @@ namespace svdprune::cpu {
 
 namespace {
 
-// Stages 1 and 2. Where "tridiag" meets a multiple eigenvalue, or "purify" does not settle, LAPACK takes
-// over.
 template <class T>
-Spectrum<T> spectrum_of(Crew& crew, const Image& image, Options options) {
-  const Side side = options.solver == Solver::kPurify ? Side::kTokens : smaller_side(image);
-  try {
-    return spectrum(crew, gram<T>(crew, image, side, options.center), options);
-  } catch (const NotSeparated&) {
-    options.solver = Solver::kEigh;
-    return spectrum(crew, gram<T>(crew, image, smaller_side(image), options.center), options);
-  }
-}
-
-template <class T>
-Solved score_image_as(Crew& crew, const Image& image, const Options& options, T* scores);
+Solved score_image_as(Crew& crew, const Image& image, Options options, T* scores);
 
 // An image of float32 or less, worked on in float64.
 Solved score_image_in_float64(Crew& crew, const Image& image, const Options& options,
@@ -38,20 +25,22 @@ Solved score_image_in_float64(Crew& crew, const Image& image, const Options& opt
   return solved;
 }
 
+// The same again, as float32 has not done.
+Solved refine_image(Crew& crew, const Image& image, Options options, Solver solver, float* scores) {
+  options.solver = solver;
+  Solved solved = score_image_in_float64(crew, image, options, scores);
+  solved.refined = true;
+  return solved;
+}
+
+// By the solver that is asked for. Throws NotSeparated.
 template <class T>
-Solved score_image_as(Crew& crew, const Image& image, const Options& options, T* scores) {
-  if (image.tokens == 0 || image.features == 0) {
-    std::fill_n(scores, image.tokens, T(0));
-    return {};
-  }
-  Spectrum<T> result = spectrum_of<T>(crew, image, options);
+Solved score_image_by(Crew& crew, const Image& image, const Options& options, T* scores) {
+  const Side side = options.solver == Solver::kPurify ? Side::kTokens : smaller_side(image);
+  Spectrum<T> result = spectrum(crew, gram<T>(crew, image, side, options.center), options);
   if constexpr (std::is_same_v<T, float>) {
     if (needs_float64(image, result)) {
-      Options same_solver = options;
-      same_solver.solver = result.solver;
-      Solved solved = score_image_in_float64(crew, image, same_solver, scores);
-      solved.refined = true;
-      return solved;
+      return refine_image(crew, image, options, result.solver, scores);
     }
   }
   if (result.side == Side::kFeatures && result.rank > 0) {
@@ -59,6 +48,24 @@ Solved score_image_as(Crew& crew, const Image& image, const Options& options, T*
   }
   leverage(crew, image, result, scores);
   return {result.rank, result.steps, result.n, result.solver};
+}
+
+// Where that one meets a multiple eigenvalue, or does not settle, LAPACK takes over, in float64.
+template <class T>
+Solved score_image_as(Crew& crew, const Image& image, Options options, T* scores) {
+  if (image.tokens == 0 || image.features == 0) {
+    std::fill_n(scores, image.tokens, T(0));
+    return {};
+  }
+  try {
+    return score_image_by(crew, image, options, scores);
+  } catch (const NotSeparated&) {
+    if constexpr (std::is_same_v<T, float>) {
+      return refine_image(crew, image, options, Solver::kEigh, scores);
+    }
+    options.solver = Solver::kEigh;
+    return score_image_by(crew, image, options, scores);
+  }
 }
 
 }  // namespace

@@ -41,7 +41,8 @@ int64_t select_coverage(const T* scores, int64_t n, int64_t max_keep, double cov
   const double target = coverage * std::accumulate(scores, scores + n, 0.0);
   double sum = 0;
   int64_t count = 0;
-  while (count < max_keep && sum < target) {
+  // A score of 0 adds nothing, and rounding of the two sums may ask for more.
+  while (count < max_keep && sum < target && scores[order[count]] > 0) {
     sum += scores[order[count++]];
   }
   std::sort(order.begin(), order.begin() + count);

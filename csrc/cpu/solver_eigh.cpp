@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 namespace svdprune::cpu {
 
@@ -14,6 +15,9 @@ Spectrum<T> solve_eigh(Gram<T> gram, const Options& options) {
   const int64_t n = gram.n;
   std::vector<T> ascending(n);
   if (const int info = syevd(n, gram.values.get(), ascending.data()); info != 0) {
+    if constexpr (std::is_same_v<T, float>) {
+      throw NotSeparated();  // as where entries vanish beside the largest one
+    }
     throw std::runtime_error("svdprune: the eigensolver did not converge (LAPACK info " +
                              std::to_string(info) + ")");
   }

@@ -10,8 +10,13 @@
 //  (ii)  ||e_m z_last,1..r|| < eps (theta_r - theta_r+1): the residual over the gap bounds the
 //        sine of the angle between the subspaces (Davis, Kahan 1970), and with it the error of any
 //        leverage;
-//  (iii) R has no eigenvalue above theta_r - e_m, so none of G's above theta_r hides there; see
-//        Note [hidden eigenvalues] in ../hidden_eigenvalues.h.
+//  (iii) no other eigenvalue of G lies above x = (theta_r + theta_r+1) / 2. Besides those pairs G
+//        consists of the other m - r, which lie below x, of R, and of what couples them: all of it
+//        lies below x if R lies below x - e_m^2 g (Schur), where g = sum_j>r z_last,j^2 /
+//        (x - theta_j). Over all j that sum is 1 / d, d the last pivot of x I - T_m, and the first r
+//        terms are worth no more than (ii) leaves them: e_m^2 g <= e_m^2 / d + 2 (residual)^2 /
+//        (theta_r - theta_r+1). Whether R lies below that: Note [hidden eigenvalues] in
+//        ../hidden_eigenvalues.h.
 // At m = n all hold with nothing left over, so a spectrum without a gap gets the full reduction.
 
 #include "../check_schedule.h"
@@ -29,7 +34,7 @@ namespace svdprune::cpu {
 namespace {
 
 constexpr double kClusterGap = 1e-5;     // of the largest eigenvalue
-constexpr double kNarrowGap = 5e-4;      // of the largest eigenvalue
+constexpr double kNarrowGap = 5e-3;      // of the largest eigenvalue
 constexpr double kMostOverlap = 0.9999;  // cosine with a cluster's earlier vectors
 
 // eps of the certificate: well under the accuracy promised for the scores.
@@ -52,6 +57,18 @@ double residual_square(const std::vector<double>& diagonal, const std::vector<do
   return square;
 }
 
+// What the rest of the matrix, R, must lie below for part (iii). residual_square: at most that of part (ii).
+double limit_of_rest(const std::vector<double>& diagonal, const std::vector<double>& coupling,
+                     double above, double below, double residual_square) {
+  const double x = (above + below) / 2;
+  double pivot = x - diagonal[0];
+  for (size_t k = 1; k < diagonal.size(); ++k) {
+    pivot = x - diagonal[k] - coupling[k - 1] * coupling[k - 1] / pivot;
+  }
+  const double through_coupling = coupling.back() * coupling.back() / pivot;
+  return x - std::max(through_coupling, 0.0) - 2 * residual_square / (above - below);
+}
+
 // Parts (i) to (iii), cheapest first. ritz: the Ritz values, if it came to that.
 template <class T>
 bool certified(Crew& crew, const Tridiagonal<T>& reduced, const Remainder<T>& remainder,
@@ -63,10 +80,11 @@ bool certified(Crew& crew, const Tridiagonal<T>& reduced, const Remainder<T>& re
   if (rank >= m) {
     return false;
   }
-  const double coupling = std::fabs(reduced.coupling.back());
-  const double limit = std::pow(kTolerance<T> * (ritz[rank - 1] - ritz[rank]), 2);
+  const double above = ritz[rank - 1], below = ritz[rank];
+  const double limit = std::pow(kTolerance<T> * (above - below), 2);
   return residual_square(reduced.diagonal, reduced.coupling, ritz, rank, limit) < limit &&
-         remainder.lies_below(ritz[rank - 1] - coupling);
+         remainder.lies_below(
+             limit_of_rest(reduced.diagonal, reduced.coupling, above, below, limit));
 }
 
 // Takes the cluster's earlier vectors, columns of basis [n, j], out of unit column j, whose leading `m` rows
@@ -78,6 +96,7 @@ bool separate(const double* eigenvalues, double cluster, int64_t j, int64_t m, i
     return true;
   }
   std::vector<double> z(basis + j * n, basis + j * n + m);
+  double own = 1;  // of its square, in no earlier one's direction
   for (int64_t i = j - 1; i >= 0 && eigenvalues[i] - eigenvalues[j] < cluster; --i) {
     const T* earlier = basis + i * n;
     double overlap = 0;
@@ -89,7 +108,8 @@ bool separate(const double* eigenvalues, double cluster, int64_t j, int64_t m, i
       z[k] -= overlap * earlier[k];
       left += z[k] * z[k];
     }
-    if (!(left > 1 - kMostOverlap * kMostOverlap)) {
+    own *= left;
+    if (!(own > 1 - kMostOverlap * kMostOverlap)) {
       return false;
     }
     for (int64_t k = 0; k < m; ++k) {

@@ -30,8 +30,8 @@ struct Spectrum {
   Cut<T> cut;
 };
 
-// "tridiag" could not tell eigenvectors apart, as they belong to one multiple eigenvalue, or "purify" did not
-// settle.
+// "tridiag" could not tell eigenvectors apart, as they belong to one multiple eigenvalue, "purify" did not settle, or
+// "eigh" did not converge in float32.
 struct NotSeparated : std::runtime_error {
   NotSeparated() : std::runtime_error("svdprune: eigenvectors of a multiple eigenvalue") {}
 };
@@ -42,7 +42,7 @@ inline bool takes_tridiag(const Options& options, bool float64) {
   return options.solver == Solver::kTridiag || (options.solver == Solver::kAuto && !float64);
 }
 
-// Consumes the Gram matrix, which "purify" takes in float64 only. Throws NotSeparated (not for "eigh").
+// Consumes the Gram matrix, which "purify" takes in float64 only. Throws NotSeparated.
 template <class T>
 Spectrum<T> spectrum(Crew& crew, Gram<T> gram, const Options& options);
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace svdprune::cpu {
 
@@ -23,7 +24,13 @@ Reflection reflect(T* x, int64_t length) {
     return {alpha, 0};
   }
   const double beta = -std::copysign(std::sqrt(alpha * alpha + tail), alpha);
-  scale(static_cast<T>(1 / (alpha - beta)), length - 1, x + 1);
+  const double inverse = 1 / (alpha - beta);
+  if (std::fabs(inverse) <= std::numeric_limits<T>::max()) {
+    scale(static_cast<T>(inverse), length - 1, x + 1);
+  } else {  // what is left of the matrix is next to nothing
+    std::transform(x + 1, x + length, x + 1,
+                   [=](T entry) { return static_cast<T>(inverse * entry); });
+  }
   return {beta, (beta - alpha) / beta};
 }
 

@@ -49,7 +49,8 @@ __global__ void select_kernel(Images x, const T* scores, const int32_t* ranks, B
       standing.covered += covered[other][column];
       standing.total += total[other][column];
     }
-    kept[first + token] = ranks[b] < 0 ? token < places : standing.stays(places, budget.coverage);
+    kept[first + token] =
+        ranks[b] < 0 ? token < places : standing.stays(own, places, budget.coverage);
   }
 }
 

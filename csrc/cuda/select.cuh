@@ -25,9 +25,11 @@ struct Standing {
     total += static_cast<double>(other);
   }
 
-  // Once it has met all tokens of its image. coverage: 0 for as many as there are places.
-  __device__ bool stays(int64_t places, double coverage) const {
-    return before < places && (coverage == 0 || covered < coverage * total);
+  // Once it has met all tokens of its image. coverage: 0 for as many as there are places; else a score of 0 adds nothing,
+  // whatever rounding of the sums asks for.
+  template <class T>
+  __device__ bool stays(T own, int64_t places, double coverage) const {
+    return before < places && (coverage == 0 || (own > 0 && covered < coverage * total));
   }
 };
 
@@ -44,7 +46,7 @@ __device__ __forceinline__ bool token_stays(int token, int n, int64_t places, do
     standing.covered = warp_sum(standing.covered);
     standing.total = warp_sum(standing.total);
   }
-  return standing.stays(places, coverage);
+  return standing.stays(score(token), places, coverage);
 }
 
 }  // namespace svdprune::cuda

@@ -151,6 +151,15 @@ int looks(int n, double variance, int rank_asked, int m, const double* diagonal,
   return count;
 }
 
+double rest_below(int m, const double* diagonal, const double* coupling, double above, double below,
+                  double residual_square) {
+  std::vector<double> squares(m, 0);
+  for (int i = 1; i < m; ++i) {
+    squares[i] = coupling[i - 1] * coupling[i - 1] + kLeastSquare;
+  }
+  return limit_of_rest(diagonal, squares.data(), m, coupling[m - 1], above, below, residual_square);
+}
+
 int rank_by_variance(const double* values, int m, double variance, double total) {
   return rank_for_variance(values, m, variance, total);
 }

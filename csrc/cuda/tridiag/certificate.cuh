@@ -47,8 +47,12 @@ __device__ __forceinline__ double leading_pairs_found(const Team& team, const Sh
                 s.steps.capacity);
   cluster_sync();
   const double residual = sum_of(team, s.residual, rank);
-  const double limit = tridiag::kTolerance * (s.ritz[rank - 1] - s.ritz[rank]);
-  return residual < limit * limit ? s.ritz[rank - 1] - fabs(s.coupling[m - 1]) : 0;
+  const double above = s.ritz[rank - 1], below = s.ritz[rank];
+  const double limit = tridiag::kTolerance * (above - below);
+  return residual < limit * limit
+             ? tridiag::limit_of_rest(s.diagonal, s.squares, m, s.coupling[m - 1], above, below,
+                                      residual)
+             : 0;
 }
 
 // Part (iii), the same in all blocks.

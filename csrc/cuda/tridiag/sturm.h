@@ -1,4 +1,4 @@
-// How many eigenvalues of a symmetric tridiagonal matrix lie above a number.
+// How many eigenvalues of a symmetric tridiagonal matrix lie above a number, and the last pivot there.
 //
 // Note [division-free Sturm count]
 // The leading principal minors of T - x I obey p_i = (t_i - x) p_i-1 - c_i-1^2 p_i-2, and p_i / p_i-1
@@ -35,16 +35,22 @@ SVDPRUNE_HOST_DEVICE inline double inverse_exponent(double one, double other) {
 // Added to c^2: far below rounding, and after a minor of 0 the next one is not 0.
 constexpr double kLeastSquare = 0x1p-200;
 
+// The last two minors of T - x I, but for a common factor, and how many neighbours among them all differ in sign.
+struct Minors {
+  double before = 0, last = 1;
+  int changes = 0;
+};
+
 // T [m, m] with |entries| <= 1: diagonal [m], squares [m]: of c_i-1, with kLeastSquare, but for the first one, which is
 // 0. |x| <= 1.01.
-SVDPRUNE_HOST_DEVICE inline int eigenvalues_above(const double* diagonal, const double* squares,
-                                                  int m, double x) {
+SVDPRUNE_HOST_DEVICE inline Minors minors(const double* diagonal, const double* squares, int m,
+                                          double x) {
   constexpr int kAtOnce = 8;
   double before = 0, minor = 1;
-  int below = 0;  // pairs of minors whose signs differ
+  int changes = 0;
   const auto next = [&](int i) {
     const double following = (diagonal[i] - x) * minor - squares[i] * before;
-    below += static_cast<int>((bits_of(following) ^ bits_of(minor)) >> 63);
+    changes += static_cast<int>((bits_of(following) ^ bits_of(minor)) >> 63);
     before = minor;
     minor = following;
   };
@@ -62,7 +68,20 @@ SVDPRUNE_HOST_DEVICE inline int eigenvalues_above(const double* diagonal, const 
   for (; i < m; ++i) {
     next(i);
   }
-  return m - below;
+  return {before, minor, changes};
+}
+
+// Of the same T, eigenvalues above x.
+SVDPRUNE_HOST_DEVICE inline int eigenvalues_above(const double* diagonal, const double* squares,
+                                                  int m, double x) {
+  return m - minors(diagonal, squares, m, x).changes;
+}
+
+// The last entry of the inverse of x I - T: one over its last pivot.
+SVDPRUNE_HOST_DEVICE inline double last_of_inverse(const double* diagonal, const double* squares,
+                                                   int m, double x) {
+  const Minors of = minors(diagonal, squares, m, x);
+  return -of.before / of.last;
 }
 
 }  // namespace svdprune::tridiag
