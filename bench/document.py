@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +92,16 @@ def table(
     cells: Callable[[dict[str, Any]], list[str]],
 ) -> str:
     """The machine, and one of a result's tables in Markdown, its rows' cells under the header."""
-    align = ["---" if column == "features" else "---:" for column in header]
-    lines = [header, align, *(cells(row) for row in result[name])]
-    rows = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    rows = markdown_table(header, map(cells, result[name]), left=("features",))
     return f"{machine_line(result['machine'])}\n\n{rows}"
+
+
+def markdown_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], left: Container[str] = ()
+) -> str:
+    """A table in Markdown, its columns aligned to the right but for those named in ``left``."""
+    align = ["---" if column in left else "---:" for column in header]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, align, *rows))
 
 
 def machine_line(machine: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from math import inf
 from typing import Any
 
-from bench.document import SINGLY, STAGES, format_seconds, machine_line
+from bench.document import SINGLY, STAGES, format_seconds, machine_line, markdown_table
 from bench.goals import Goal
 
 HEADER = (
@@ -34,9 +34,8 @@ def table(result: dict[str, Any], goals: Iterable[Goal]) -> str:
     Raises:
         ValueError: A goal is missed, and its reason names a stage that was not measured.
     """
-    align = ["---:", "---:", "---", "---:", "---", "---"]
-    lines = [HEADER, align, *(cells(goal, result) for goal in goals)]
-    rows = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    left = ("times as fast as", "reached", "if missed, why")
+    rows = markdown_table(HEADER, (cells(goal, result) for goal in goals), left)
     return f"{machine_line(result['machine'])}\n\n{rows}"
 
 

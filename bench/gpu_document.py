@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from bench.document import format_seconds
+from bench.document import format_seconds, markdown_table
 from bench.goals_document import ratio_verdict, verdict
 from bench.gpu_goals import GOALS, GpuGoal
 from bench.prefill_document import tokens_cell
@@ -31,16 +30,10 @@ MICRO_HEADER = (
     "CuPy eigh",
     "SVD",
 )
-OVERVIEW_HEADER = (
-    "images x tokens x width",
-    "dtype",
-    "svdprune",
-    "as a CUDA graph",
-    'its select "pivoted"',
-    "its CUDA graph",
-    "Gram + eigh",
-    "CuPy eigh",
-    "SVD",
+OVERVIEW_HEADER = tuple(
+    name
+    for name in MICRO_HEADER
+    if name not in ("rank", "steps", "its bytes/s", "its FLOP/s", 'solver "eigh"')
 )
 KERNELS_HEADER = ("images x tokens x width", "dtype", "operator", "together", "kernels")
 GOALS_HEADER = ("input", "what", "goal", "reached", "if missed, why")
@@ -83,16 +76,8 @@ def micro_cells(row: dict[str, Any]) -> list[str]:
 
 def overview_cells(row: dict[str, Any]) -> list[str]:
     """Those of them that stand under ``OVERVIEW_HEADER``."""
-    ours = row["eager"].get("svdprune")
-    return [
-        _shape(row),
-        row["dtype"],
-        format_seconds(ours),
-        format_seconds(row["graph"].get("svdprune")),
-        _compared(row["eager"].get("svdprune_pivoted"), ours),
-        format_seconds(row["graph"].get("svdprune_pivoted")),
-        *(_compared(row["eager"].get(peer), ours) for peer in _PEERS),
-    ]
+    cells = dict(zip(MICRO_HEADER, micro_cells(row), strict=True))
+    return [cells[name] for name in OVERVIEW_HEADER]
 
 
 def kernel_cells(row: dict[str, Any]) -> list[str]:
@@ -179,7 +164,9 @@ def overview(result: dict[str, Any]) -> str:
     """The Markdown of one run in short: machine, benchmarks, goals; what is missing is left out."""
     blocks = [machine_line(result["machine"])]
     if result.get("micro"):
-        blocks.append(_table(OVERVIEW_HEADER, [overview_cells(row) for row in result["micro"]]))
+        blocks.append(
+            markdown_table(OVERVIEW_HEADER, [overview_cells(row) for row in result["micro"]])
+        )
     return "\n\n".join([*blocks, *_goals(result)])
 
 
@@ -189,16 +176,18 @@ def details(result: dict[str, Any]) -> str:
     if result.get("micro"):
         if result.get("ceilings"):
             blocks.append(ceilings_line(result["ceilings"]))
-        blocks.append(_table(MICRO_HEADER, [micro_cells(row) for row in result["micro"]]))
+        blocks.append(markdown_table(MICRO_HEADER, [micro_cells(row) for row in result["micro"]]))
     if result.get("kernels"):
         blocks.append(
             "Kernels of a warm call, those of 1 % of it or more, in the order of their launches:"
         )
-        blocks.append(_table(KERNELS_HEADER, [kernel_cells(row) for row in result["kernels"]]))
+        blocks.append(
+            markdown_table(KERNELS_HEADER, [kernel_cells(row) for row in result["kernels"]])
+        )
     if result.get("eigensolvers"):
         blocks.append('The spectrum stage of solver "eigh" alone, for one image, by eigensolver:')
         cells = [eigensolver_cells(row) for row in result["eigensolvers"]]
-        blocks.append(_table(("side of the Gram matrix", "dtype", *EIGENSOLVERS), cells))
+        blocks.append(markdown_table(("side of the Gram matrix", "dtype", *EIGENSOLVERS), cells))
     return "\n\n".join(blocks)
 
 
@@ -220,7 +209,7 @@ def _goals(result: dict[str, Any]) -> list[str]:
         return []
     return [
         "The goals in bfloat16, for one Hopper GPU, and what that run reached:",
-        _table(GOALS_HEADER, [goal_cells(goal, value) for goal, value in reached]),
+        markdown_table(GOALS_HEADER, [goal_cells(goal, value) for goal, value in reached]),
     ]
 
 
@@ -230,7 +219,7 @@ def _prefill(result: dict[str, Any]) -> list[str]:
     return [
         "Prefill of a LLaVA-1.5-7B with random weights in bfloat16, "
         f"{result['prefill'][0]['text_tokens']} text tokens and one image a prompt:",
-        _table(PREFILL_HEADER, [prefill_cells(row) for row in result["prefill"]]),
+        markdown_table(PREFILL_HEADER, [prefill_cells(row) for row in result["prefill"]]),
     ]
 
 
@@ -259,8 +248,3 @@ def _shape(row: dict[str, Any]) -> str:
 def _compared(seconds: float | None, ours: float | None) -> str:
     ratio = f" ({seconds / ours:.1f}x)" if seconds and ours else ""
     return format_seconds(seconds) + ratio
-
-
-def _table(header: Sequence[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---:"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.document import format_seconds, machine_line
+from bench.document import format_seconds, machine_line, markdown_table
 
 BY_HAND = "the same by hand"
 HEADER = (
@@ -27,14 +27,13 @@ def table(result: dict[str, Any]) -> str:
     unpruned = next(row for row in rows if row["keep"] == row["vision_tokens"])
     # Results from before this was measured lack it.
     header = [name for name in HEADER if name != BY_HAND or "by_hand" in unpruned]
+    rows_shown = ([_cells(row, unpruned)[name] for name in header] for row in rows)
     lines = [
         f"{machine_line(result['machine'])}. Llama with {model['text_layers']} layers of "
         f"{model['text_width']}, {model['vision_layers']} vision layers of {model['vision_width']}, float32, "
         f"random weights; {unpruned['text_tokens']} text tokens.",
         "",
-        f"| {' | '.join(header)} |",
-        f"| {' | '.join(['---:'] * len(header))} |",
-        *(f"| {' | '.join(_cells(row, unpruned)[name] for name in header)} |" for row in rows),
+        markdown_table(header, rows_shown),
         *(["", _BY_HAND] if BY_HAND in header else []),
         *(["", _patch(result["patch"])] if "patch" in result else []),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.document import format_seconds, machine_line
+from bench.document import format_seconds, machine_line, markdown_table
 
 KEEP = 32
 SHOWN = 0.9  # the variance of the table
@@ -126,15 +126,13 @@ def tables(result: dict[str, Any], image: str | None) -> str:
     Returns:
         Text without a line break at its end.
     """
-    align = ["---" if column == "features" else "---:" for column in HEADER]
     shown = [row for row in result["solvers"] if row["variance"] == SHOWN]
-    lines = [HEADER, align, *map(cells, shown)]
     legend = [f"The table is at variance {SHOWN:g}. {_LEGEND}"]
     if any(_THROUGH_TOWER in row["features"] for row in shown):
         legend.append(_TOWER)
     blocks = [
         machine_line(result["machine"]),
-        "\n".join("| " + " | ".join(line) + " |" for line in lines),
+        markdown_table(HEADER, map(cells, shown), left=("features",)),
         " ".join([*legend, summary(result["solvers"])]),
     ]
     if image is not None:

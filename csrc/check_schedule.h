@@ -45,8 +45,7 @@ struct CheckSchedule {
 
   // Takes what step m has added to T: an entry of its diagonal, and what couples it to the rest.
   SVDPRUNE_HOST_DEVICE void take(int m, double entry, double coupling) {
-    constexpr double kNegligible =
-        1e-4;  // as a share of T's mean eigenvalue: the matrix is of rank m
+    constexpr double kNegligible = 1e-4;  // beside T's mean eigenvalue, as where m is the rank
     captured += entry;
     if (captured < needed) {
       return;

@@ -33,6 +33,16 @@ SVDPRUNE_HOST_DEVICE inline double largest_eigenvalue_bound(double trace, double
   return trace / k + std::sqrt((k - 1) / k * spread);
 }
 
+// What R must lie below for part (iii) of Note [certificate] in cpu/solver_tridiag.cpp. above, below: theta_r and
+// theta_r+1; coupling: e_m; corner: the last entry of the inverse of x I - T_m, one over its last pivot, at their middle
+// x. May be negative, where nothing does.
+SVDPRUNE_HOST_DEVICE inline double limit_of_rest(double above, double below, double coupling,
+                                                 double corner, double residual_square) {
+  const double through_coupling = coupling * coupling * corner;
+  return (above + below) / 2 - (through_coupling > 0 ? through_coupling : 0) -
+         2 * residual_square / (above - below);
+}
+
 // Entry i of x, the same at each call (splitmix64, Steele et al. 2014).
 SVDPRUNE_HOST_DEVICE inline double probe_entry(int64_t i) {
   uint64_t z = (static_cast<uint64_t>(i) + 1) * 0x9e3779b97f4a7c15;

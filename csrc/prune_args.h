@@ -163,6 +163,14 @@ inline std::string device_of(const Tensor& t) {
   return t.is_cpu() ? "the CPU" : "cuda:" + std::to_string(t.get_device_index());
 }
 
+inline void check_device(const char* op, const char* name, const Tensor& t, const char* of,
+                         const Tensor& other) {
+  if (t.is_cpu() != other.is_cpu() || t.get_device_index() != other.get_device_index()) {
+    refuse(op, name, " must be on the device of ", of, ", ", device_of(other), ", got ",
+           device_of(t));
+  }
+}
+
 // [B + 1] integers on x's device; the values are read by the backend.
 inline void check_offsets_tensor(const char* op, const char* name, const Tensor& offsets,
                                  const Tensor& x) {
@@ -173,9 +181,7 @@ inline void check_offsets_tensor(const char* op, const char* name, const Tensor&
   if (offsets.dim() != 1 || offsets.size(0) < 1) {
     refuse(op, name, " must be [B + 1], got shape ", shape_of(offsets));
   }
-  if (offsets.is_cpu() != x.is_cpu() || offsets.get_device_index() != x.get_device_index()) {
-    refuse(op, name, " must be on the device of x, ", device_of(x), ", got ", device_of(offsets));
-  }
+  check_device(op, name, offsets, "x", x);
 }
 
 // Packed images, as far as shapes tell.

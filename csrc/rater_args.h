@@ -8,13 +8,6 @@
 
 namespace svdprune {
 
-inline void check_on_device_of_q(const char* op, const char* name, const Tensor& t,
-                                 const Tensor& q) {
-  if (t.is_cpu() != q.is_cpu() || t.get_device_index() != q.get_device_index()) {
-    refuse(op, name, " must be on the device of q, ", device_of(q), ", got ", device_of(t));
-  }
-}
-
 inline void check_queries_and_keys(const char* op, const Tensor& q, const Tensor& k, bool causal) {
   const ScalarType dtype = q.scalar_type();
   if (dtype != ScalarType::Double && dtype != ScalarType::Float && dtype != ScalarType::Half &&
@@ -45,7 +38,7 @@ inline void check_queries_and_keys(const char* op, const Tensor& q, const Tensor
     refuse(op, "q and k must have L, S and d below 2^31, got shapes ", shape_of(q), " and ",
            shape_of(k));
   }
-  check_on_device_of_q(op, "k", k, q);
+  check_device(op, "k", k, "q", q);
 }
 
 inline void check_positions(const char* op, const char* name, const char* shape, const Tensor& t,
@@ -56,7 +49,7 @@ inline void check_positions(const char* op, const char* name, const char* shape,
   if (t.dim() != 2 || t.size(0) != q.size(0) || t.size(1) > kMaxExtent) {
     refuse(op, name, " must be ", shape, " with B = ", q.size(0), " of q, got shape ", shape_of(t));
   }
-  check_on_device_of_q(op, name, t, q);
+  check_device(op, name, t, "q", q);
 }
 
 inline RaterMask checked_mask(const char* op, const std::optional<Tensor>& mask, const Tensor& q,
@@ -67,7 +60,7 @@ inline RaterMask checked_mask(const char* op, const std::optional<Tensor>& mask,
   if (mask->scalar_type() != ScalarType::Bool) {
     refuse(op, "mask must be bool, got ", torch::headeronly::toString(mask->scalar_type()));
   }
-  check_on_device_of_q(op, "mask", *mask, q);
+  check_device(op, "mask", *mask, "q", q);
   const int64_t prompts = q.size(0), heads = q.size(1), queries = q.size(2), keys = k.size(2);
   const bool* data = static_cast<const bool*>(mask->const_data_ptr());
   if (mask->dim() == 2 && mask->size(0) == prompts && mask->size(1) == keys) {
@@ -127,7 +120,7 @@ inline void check_head_weights(const char* op, const std::optional<Tensor>& head
     refuse(op, "head_weights must be [B, H] = [", q.size(0), ", ", q.size(1), "], got shape ",
            shape_of(*head_weights));
   }
-  check_on_device_of_q(op, "head_weights", *head_weights, q);
+  check_device(op, "head_weights", *head_weights, "q", q);
 }
 
 // What rater_scores_by_head divides by.
@@ -146,7 +139,7 @@ inline void check_divisor(const char* op, const std::optional<Tensor>& divisor,
     refuse(op, "divisor must be [B or 1, R, N] = [", args.prompts, ", ", args.raters, ", ",
            args.columns, "], got shape ", shape_of(*divisor));
   }
-  check_on_device_of_q(op, "divisor", *divisor, q);
+  check_device(op, "divisor", *divisor, "q", q);
 }
 
 }  // namespace svdprune

@@ -20,6 +20,7 @@
 // At m = n all hold with nothing left over, so a spectrum without a gap gets the full reduction.
 
 #include "../check_schedule.h"
+#include "../hidden_eigenvalues.h"
 #include "back_transform.h"
 #include "spectrum.h"
 #include "tridiagonal_eigenvalues.h"
@@ -57,16 +58,14 @@ double residual_square(const std::vector<double>& diagonal, const std::vector<do
   return square;
 }
 
-// What the rest of the matrix, R, must lie below for part (iii). residual_square: at most that of part (ii).
-double limit_of_rest(const std::vector<double>& diagonal, const std::vector<double>& coupling,
-                     double above, double below, double residual_square) {
-  const double x = (above + below) / 2;
+// The last entry of the inverse of x I - T_m.
+double corner_of_inverse(const std::vector<double>& diagonal, const std::vector<double>& coupling,
+                         double x) {
   double pivot = x - diagonal[0];
   for (size_t k = 1; k < diagonal.size(); ++k) {
     pivot = x - diagonal[k] - coupling[k - 1] * coupling[k - 1] / pivot;
   }
-  const double through_coupling = coupling.back() * coupling.back() / pivot;
-  return x - std::max(through_coupling, 0.0) - 2 * residual_square / (above - below);
+  return 1 / pivot;
 }
 
 // Parts (i) to (iii), cheapest first. ritz: the Ritz values, if it came to that.
@@ -82,9 +81,11 @@ bool certified(Crew& crew, const Tridiagonal<T>& reduced, const Remainder<T>& re
   }
   const double above = ritz[rank - 1], below = ritz[rank];
   const double limit = std::pow(kTolerance<T> * (above - below), 2);
-  return residual_square(reduced.diagonal, reduced.coupling, ritz, rank, limit) < limit &&
-         remainder.lies_below(
-             limit_of_rest(reduced.diagonal, reduced.coupling, above, below, limit));
+  if (!(residual_square(reduced.diagonal, reduced.coupling, ritz, rank, limit) < limit)) {
+    return false;
+  }
+  const double corner = corner_of_inverse(reduced.diagonal, reduced.coupling, (above + below) / 2);
+  return remainder.lies_below(limit_of_rest(above, below, reduced.coupling.back(), corner, limit));
 }
 
 // Takes the cluster's earlier vectors, columns of basis [n, j], out of unit column j, whose leading `m` rows

@@ -202,14 +202,18 @@ int most_clusters(void (*kernel)(Parameters...), dim3 block, ClusterShape shape)
   return known ? clusters : 0;
 }
 
-// which: the kernel and its launch, for the error.
-template <class... Parameters, class... Arguments>
-void launch_configured(const std::string& which, void (*kernel)(Parameters...),
+// how(): of such a launch, for the error.
+template <class How, class... Parameters, class... Arguments>
+void launch_configured(const char* name, How&& how, void (*kernel)(Parameters...),
                        const cudaLaunchConfig_t& config, ClusterShape shape,
                        const Arguments&... arguments) {
-  check_cuda(allow_shape(kernel, shape), "launching", which);
-  check_cuda(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...),
-             "launching", which);
+  cudaError_t error = allow_shape(kernel, shape);
+  if (error == cudaSuccess) {
+    error = cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+  }
+  if (error != cudaSuccess) {
+    throw_cuda(error, std::string("launching ") + name + " " + how());
+  }
 }
 
 template <class... Parameters, class... Arguments>
@@ -217,8 +221,8 @@ void launch_clusters(const char* name, void (*kernel)(Parameters...), dim3 grid,
                      ClusterShape shape, cudaStream_t stream, const Arguments&... arguments) {
   cudaLaunchAttribute attribute{};
   const cudaLaunchConfig_t config = cluster_config(grid, block, shape, stream, attribute);
-  launch_configured(name + (" in clusters of " + std::to_string(shape.size)), kernel, config, shape,
-                    arguments...);
+  const auto how = [&] { return "in clusters of " + std::to_string(shape.size); };
+  launch_configured(name, how, kernel, config, shape, arguments...);
 }
 
 #endif

@@ -95,7 +95,9 @@ template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
             cudaStream_t stream, const Arguments&... arguments) {
   kernel<<<grid, block, 0, stream>>>(arguments...);
-  check_cuda(cudaGetLastError(), "launching", name);
+  if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) {
+    throw_cuda(error, std::string("launching ") + name);
+  }
 }
 #endif
 

@@ -40,6 +40,7 @@ __device__ __forceinline__ int reduce(Team team, Shared& s, float scale) {
   Rows<Plan> rows;
   rows.load(team, s, scale);
   first_column<Plan::kColumns>(team, s, scale);
+  const bool may_hand_over = s.problem->may_hand_over;
 #pragma unroll 1
   for (int m = 1;; ++m) {
     forget_derived(team);
@@ -53,12 +54,12 @@ __device__ __forceinline__ int reduce(Team team, Shared& s, float scale) {
       if (certified(team, s, rows, m)) {
         return m;
       }
-      if (team.thread == team.threads - 1) {
+      if (keeps_looks(team)) {
         s.problem->looks.fail();
       }
     }
-    if (s.problem->may_hand_over && tridiag::seems_flat(m, look, s.n, s.problem->looks.captured,
-                                                        s.problem->trace, s.problem->variance)) {
+    if (may_hand_over && tridiag::seems_flat(m, look, s.n, s.problem->looks.captured,
+                                             s.problem->trace, s.problem->variance)) {
       end_round(s.steps);
       return 0;
     }

@@ -46,8 +46,8 @@ void launch_together(const char* name, void (*kernel)(Parameters...), int blocks
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  launch_configured(name + (" with " + std::to_string(blocks) + " blocks together"), kernel, config,
-                    {1, shared_bytes}, arguments...);
+  const auto how = [&] { return "with " + std::to_string(blocks) + " blocks together"; };
+  launch_configured(name, how, kernel, config, {1, shared_bytes}, arguments...);
 }
 
 #endif

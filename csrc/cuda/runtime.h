@@ -8,13 +8,16 @@
 
 namespace svdprune::cuda {
 
-// Throws "svdprune: {what} {which} failed: {why}". The runtime forgets the error: it would report it again for the next
-// launch of anybody.
-inline void check_cuda(cudaError_t error, const char* what, const std::string& which = {}) {
+// Throws "svdprune: {what} failed: {why}". The runtime forgets the error: it would report it again for the next launch of
+// anybody.
+[[noreturn]] inline void throw_cuda(cudaError_t error, const std::string& what) {
+  cudaGetLastError();
+  throw std::runtime_error("svdprune: " + what + " failed: " + cudaGetErrorString(error));
+}
+
+inline void check_cuda(cudaError_t error, const char* what) {
   if (error != cudaSuccess) {
-    cudaGetLastError();
-    throw std::runtime_error(std::string("svdprune: ") + what + (which.empty() ? "" : " ") + which +
-                             " failed: " + cudaGetErrorString(error));
+    throw_cuda(error, what);
   }
 }
 

@@ -41,15 +41,6 @@ struct Pool {
   std::map<int, std::vector<SolverHandle>> idle;
 };
 
-// Of that many bytes. A graph that was captured may use it when it is replayed, so one that is too small is kept beside
-// the next.
-void* host_workspace(SolverHandle& solver, size_t bytes) {
-  if (bytes > 0 && (!solver.host_workspace || solver.host_workspace->size() < bytes)) {
-    solver.host_workspace = new std::vector<char>(bytes);
-  }
-  return solver.host_workspace ? solver.host_workspace->data() : nullptr;
-}
-
 Pool& pool() {
   static Pool* const instance = new Pool;
   return *instance;
@@ -60,6 +51,15 @@ SolverHandle make_solver() {
   check(cusolverDnCreate(&solver.handle), "cusolverDnCreate");
   check(cusolverDnCreateParams(&solver.params), "cusolverDnCreateParams");
   return solver;
+}
+
+// Of that many bytes. A graph that was captured may use it when it is replayed, so one that is too small is kept beside
+// the next.
+void* host_workspace(SolverHandle& solver, size_t bytes) {
+  if (bytes > 0 && (!solver.host_workspace || solver.host_workspace->size() < bytes)) {
+    solver.host_workspace = new std::vector<char>(bytes);
+  }
+  return solver.host_workspace ? solver.host_workspace->data() : nullptr;
 }
 
 // A thread's handles, by device; they go back to the pool with the thread.

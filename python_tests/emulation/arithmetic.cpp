@@ -157,7 +157,8 @@ double rest_below(int m, const double* diagonal, const double* coupling, double 
   for (int i = 1; i < m; ++i) {
     squares[i] = coupling[i - 1] * coupling[i - 1] + kLeastSquare;
   }
-  return limit_of_rest(diagonal, squares.data(), m, coupling[m - 1], above, below, residual_square);
+  const double corner = corner_of_inverse(diagonal, squares.data(), m, (above + below) / 2);
+  return svdprune::limit_of_rest(above, below, coupling[m - 1], corner, residual_square);
 }
 
 int rank_by_variance(const double* values, int m, double variance, double total) {

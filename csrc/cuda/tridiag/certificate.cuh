@@ -49,10 +49,11 @@ __device__ __forceinline__ double leading_pairs_found(const Team& team, const Sh
   const double residual = sum_of(team, s.residual, rank);
   const double above = s.ritz[rank - 1], below = s.ritz[rank];
   const double limit = tridiag::kTolerance * (above - below);
-  return residual < limit * limit
-             ? tridiag::limit_of_rest(s.diagonal, s.squares, m, s.coupling[m - 1], above, below,
-                                      residual)
-             : 0;
+  if (!(residual < limit * limit)) {
+    return 0;
+  }
+  const double corner = tridiag::corner_of_inverse(s.diagonal, s.squares, m, (above + below) / 2);
+  return limit_of_rest(above, below, s.coupling[m - 1], corner, residual);
 }
 
 // Part (iii), the same in all blocks.

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "../../check_schedule.h"
-#include "sturm.h"
 
 #include <cmath>
 
@@ -28,16 +27,6 @@ SVDPRUNE_HOST_DEVICE inline bool seems_flat(int m, int look, int n, double captu
   }
   return (m == kSoon && variance >= kHalf && captured < kLittle * trace) ||
          (m == kEnough && trace - captured > kMissing * (1 - variance) * trace);
-}
-
-// What the remainder must lie below for part (iii), where theta_r and theta_r+1 of T_m are `above` and `below`; coupling:
-// e_m. May be negative, where nothing does.
-SVDPRUNE_HOST_DEVICE inline double limit_of_rest(const double* diagonal, const double* squares,
-                                                 int m, double coupling, double above, double below,
-                                                 double residual_square) {
-  const double x = (above + below) / 2;
-  const double through_coupling = coupling * coupling * last_of_inverse(diagonal, squares, m, x);
-  return x - (through_coupling > 0 ? through_coupling : 0) - 2 * residual_square / (above - below);
 }
 
 // The smallest r whose leading values (descending) hold at least `variance` of `total`; m + 1 when

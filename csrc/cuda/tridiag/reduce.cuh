@@ -22,6 +22,11 @@ __device__ __forceinline__ void for_own_rows(const Team& team, F&& f) {
   }
 }
 
+// Whether this thread keeps s.problem->looks; not thread 0, which has T's rows to keep.
+__device__ __forceinline__ bool keeps_looks(const Team& team) {
+  return team.thread == team.threads - 1;
+}
+
 // Keeps T's row k, and leaves in v the reflector of column k, whose entries each thread has for its rows.
 template <int kColumns>
 __device__ __forceinline__ void reflect_column(const Team& team, Shared& s, int k,
@@ -41,7 +46,7 @@ __device__ __forceinline__ void reflect_column(const Team& team, Shared& s, int 
       s.squares[k + 1] = beta * beta + tridiag::kLeastSquare;
     }
   }
-  if (team.thread == team.threads - 1) {
+  if (keeps_looks(team)) {
     s.problem->looks.take(k + 1, diagonal, h.beta);
   }
   __syncthreads();

@@ -75,9 +75,8 @@ struct Rows {
       }
 #pragma unroll
       for (int four = 0; four < (slots + 3) / 4; ++four) {
-        const int own = 2 * four + team.lane / 16;
-        send_pair(team, exchange, row_of_pair(team, pair + own), pair_sums(team, product[four]),
-                  2 * own < slots && is_left(team, pair + own, s.n, m));
+        send_own(team, s.n, m, exchange, pair + 2 * four, slots - 4 * four,
+                 pair_sums(team, product[four]));
       }
     });
     for_shared(team, s.n, m, [&](int pair, auto slots) {
@@ -88,9 +87,7 @@ struct Rows {
           product[slot] += shared_row(team, s, pair, slot)[j] * q[j];
         }
       }
-      const int own = team.lane / 16;
-      send_pair(team, exchange, row_of_pair(team, pair + own), pair_sums(team, product),
-                2 * own < slots && is_left(team, pair + own, s.n, m));
+      send_own(team, s.n, m, exchange, pair, slots, pair_sums(team, product));
     });
   }
 
@@ -171,6 +168,16 @@ struct Rows {
     }
   }
 
+  // Sends what up to two pairs from `pair` on gave, `slots` rows: each half of the warp that of its own one, if it is left.
+  template <class T>
+  __device__ __forceinline__ static void send_own(const Team& team, int n, int first,
+                                                  const Exchange<T>& exchange, int pair, int slots,
+                                                  const Pair<T>& results) {
+    const int own = team.lane / 16;
+    send_pair(team, exchange, row_of_pair(team, pair + own), results,
+              2 * own < slots && is_left(team, pair + own, n, first));
+  }
+
   // The sums over the warp of two pairs' numbers: in lanes 0 to 15 those of the first, in the others of the second.
   __device__ __forceinline__ static Pair<float> pair_sums(const Team& team,
                                                           const float (&number)[4]) {
@@ -233,10 +240,8 @@ struct Rows {
     for (int four = 0; four < (slots + 3) / 4; ++four) {
       const Pair<float> products = pair_sums(team, product[four]);
       const Pair<float> entries = pair_of_lane(team, first % 32, entry[four]);
-      const int own = 2 * four + team.lane / 16;
-      send_pair(team, s.steps, row_of_pair(team, pair + own),
-                Pair<RowResult>{{products.first, entries.first}, {products.second, entries.second}},
-                2 * own < slots && is_left(team, pair + own, s.n, first));
+      send_own(team, s.n, first, s.steps, pair + 2 * four, slots - 4 * four,
+               Pair<RowResult>{{products.first, entries.first}, {products.second, entries.second}});
     }
   }
 
@@ -268,13 +273,12 @@ struct Rows {
     const Pair<float> products = pair_sums(team, product);
     __syncwarp();
     const int own = team.lane / 16;
-    const bool sends = 2 * own < slots && is_left(team, pair + own, s.n, first);
     Pair<RowResult> results{{products.first, 0}, {products.second, 0}};
-    if (sends && first < s.n) {
+    if (2 * own < slots && first < s.n) {
       results.first.column = shared_row(team, s, pair + own, 0)[first];
       results.second.column = shared_row(team, s, pair + own, 1)[first];
     }
-    send_pair(team, s.steps, row_of_pair(team, pair + own), results, sends);
+    send_own(team, s.n, first, s.steps, pair, slots, results);
   }
 };
 

@@ -78,8 +78,8 @@ SVDPRUNE_HOST_DEVICE inline int eigenvalues_above(const double* diagonal, const 
 }
 
 // The last entry of the inverse of x I - T: one over its last pivot.
-SVDPRUNE_HOST_DEVICE inline double last_of_inverse(const double* diagonal, const double* squares,
-                                                   int m, double x) {
+SVDPRUNE_HOST_DEVICE inline double corner_of_inverse(const double* diagonal, const double* squares,
+                                                     int m, double x) {
   const Minors of = minors(diagonal, squares, m, x);
   return -of.before / of.last;
 }
