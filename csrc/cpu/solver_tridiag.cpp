@@ -37,6 +37,7 @@ namespace {
 constexpr double kClusterGap = 1e-5;     // of the largest eigenvalue
 constexpr double kNarrowGap = 5e-3;      // of the largest eigenvalue
 constexpr double kMostOverlap = 0.9999;  // cosine with a cluster's earlier vectors
+constexpr double kNegligible = 1e-20;    // entry of a unit vector
 
 // eps of the certificate: well under the accuracy promised for the scores.
 template <class T>
@@ -122,7 +123,8 @@ bool separate(const double* eigenvalues, double cluster, int64_t j, int64_t m, i
 }
 
 // Eigenvectors of T_m for `count` eigenvalues (descending, the first among `eigenvalues` being `first`), as the
-// leading rows of basis [n, count], zeros below. Throws NotSeparated.
+// leading rows of basis [n, count], zeros below. Their tails fall off until float32 holds them as subnormal numbers,
+// which cost the way back more than all the rest of it; they end where they stop to count. Throws NotSeparated.
 template <class T>
 void tridiagonal_basis(Crew& crew, const Tridiagonal<T>& reduced,
                        const std::vector<double>& eigenvalues, int64_t first, int64_t count,
@@ -136,7 +138,8 @@ void tridiagonal_basis(Crew& crew, const Tridiagonal<T>& reduced,
     for (int64_t lane = 0; lane < some; ++lane) {
       T* column = basis + (j + lane) * n;
       for (int64_t k = 0; k < m; ++k) {
-        column[k] = static_cast<T>(z[k * kLanes + lane]);
+        const double entry = z[k * kLanes + lane];
+        column[k] = std::fabs(entry) < kNegligible ? T(0) : static_cast<T>(entry);
       }
       std::fill(column + m, column + n, T(0));
     }
