@@ -122,7 +122,7 @@ py::tuple purify(const Doubles& gram, double variance, std::optional<int64_t> ra
     throw py::value_error("gram must be [n, n]");
   }
   const int64_t n = gram.shape(0);
-  cpu::Gram<double> copy{cpu::Side::kTokens, n, std::make_unique<double[]>(n * n), 0, {}};
+  cpu::Gram<double> copy{cpu::Side::kTokens, n, cpu::aligned_array<double>(n * n), 0, {}};
   std::copy_n(gram.data(), n * n, copy.values.get());
   for (int64_t i = 0; i < n; ++i) {
     copy.trace += copy.values[i * (n + 1)];

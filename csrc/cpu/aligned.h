@@ -19,6 +19,12 @@ struct ReleaseAligned {
 template <class T>
 using AlignedArray = std::unique_ptr<T[], ReleaseAligned>;
 
+// `count` numbers of 0.
+template <class T>
+AlignedArray<T> aligned_zeros(int64_t count) {
+  return AlignedArray<T>(new (kCacheLine) T[count]());
+}
+
 // `count` numbers, not initialised.
 template <class T>
 AlignedArray<T> aligned_array(int64_t count) {

@@ -87,7 +87,7 @@ double scale_for_squares(const Image& image, const Transform& transform, double 
 template <class T>
 Gram<T> gram(Crew& crew, const Image& image, Side side, bool center) {
   const int64_t n = side == Side::kTokens ? image.tokens : image.features;
-  Gram<T> result{side, n, std::unique_ptr<T[]>(new T[n * n]), 0, {}};
+  Gram<T> result{side, n, aligned_array<T>(n * n), 0, {}};
   if (center) {
     result.transform.mean = feature_means(image);
   }

@@ -1,10 +1,9 @@
 // Stage 1 of 5, Gram: X X^T (N x N) or X^T X (D x D).
 #pragma once
 
+#include "aligned.h"
 #include "crew.h"
 #include "pack.h"
-
-#include <memory>
 
 namespace svdprune::cpu {
 
@@ -18,7 +17,7 @@ template <class T>
 struct Gram {
   Side side;
   int64_t n;                    // N or D
-  std::unique_ptr<T[]> values;  // [n, n], column-major, lower triangle
+  AlignedArray<T> values;  // [n, n], column-major, lower triangle
   double trace;                 // 0 only for all-zero (transformed) features
   Transform transform;          // what was applied to the features
 };

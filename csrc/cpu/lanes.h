@@ -20,15 +20,19 @@ struct Lanes {
   }
 
   [[gnu::always_inline]] static inline T sum(const Vector& vector) {
-    using Half [[gnu::vector_size(Bytes / 2)]] = T;
-    Half halves[2];
-    std::memcpy(halves, &vector, sizeof(vector));
-    halves[0] += halves[1];
-    T total = 0;
-    for (int64_t lane = 0; lane < kCount / 2; ++lane) {
-      total += halves[0][lane];
+    if constexpr (Bytes > 16) {
+      using Half = Lanes<T, Bytes / 2>;
+      typename Half::Vector halves[2];
+      std::memcpy(halves, &vector, sizeof(vector));
+      halves[0] += halves[1];
+      return Half::sum(halves[0]);
+    } else {
+      T total = 0;
+      for (int64_t lane = 0; lane < kCount; ++lane) {
+        total += vector[lane];
+      }
+      return total;
     }
-    return total;
   }
 };
 

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 namespace svdprune::cpu {
 
@@ -27,28 +26,29 @@ double Remainder<T>::eigenvalue_bound() const {
 
 template <class T>
 bool Remainder<T>::probe_misses(double limit) const {
-  std::vector<T> q(trailing_.order()), before(trailing_.order()), product(trailing_.order());
+  const int64_t n = trailing_.order();
+  AlignedArray<T> q = aligned_zeros<T>(n), before = aligned_zeros<T>(n), product = aligned_zeros<T>(n);
   for (int64_t i = 0; i < order_; ++i) {
     q[first_ + i] = static_cast<T>(probe_entry(i));
   }
-  Probe probe{dot(q.data() + first_, q.data() + first_, order_), limit};
-  scale(static_cast<T>(1 / std::sqrt(probe.square)), order_, q.data() + first_);
+  Probe probe{dot(q.get() + first_, q.get() + first_, order_), limit};
+  scale(static_cast<T>(1 / std::sqrt(probe.square)), order_, q.get() + first_);
 
   for (int step = 0; step < Probe::kMostSteps; ++step) {
-    trailing_.multiply(q.data(), product.data());
-    const double alpha = dot(q.data() + first_, product.data() + first_, order_);
+    trailing_.multiply(q.get(), product.get());
+    const double alpha = dot(q.get() + first_, product.get() + first_, order_);
     const double beta_before = probe.beta_before;
     for (int64_t i = first_; i < first_ + order_; ++i) {
       product[i] -= static_cast<T>(alpha) * q[i] + static_cast<T>(beta_before) * before[i];
     }
-    const double beta = std::sqrt(dot(product.data() + first_, product.data() + first_, order_));
+    const double beta = std::sqrt(dot(product.get() + first_, product.get() + first_, order_));
     const Probed found = probe.step(alpha, beta);
     if (found != Probed::kOpen) {
       return found == Probed::kNoneHidden;
     }
     const T inverse = static_cast<T>(1 / beta);
     before.swap(q);
-    std::transform(product.begin() + first_, product.end(), q.begin() + first_,
+    std::transform(product.get() + first_, product.get() + n, q.get() + first_,
                    [=](T value) { return value * inverse; });
   }
   return false;

@@ -117,7 +117,7 @@ Spectrum<double> solve_purify(Gram<double> gram, const Options& options, int64_t
   auto [rank, result] = options.rank
                             ? std::pair(*options.rank, purification.to_rank(*options.rank))
                             : by_energy(purification, n, kReached * options.variance * gram.trace);
-  std::unique_ptr<double[]> storage(new double[n * rank]);
+  AlignedArray<double> storage = aligned_array<double>(n * rank);
   double* basis = storage.get();
   span(purification, std::move(result), rank, n, basis);
   return Spectrum<double>{

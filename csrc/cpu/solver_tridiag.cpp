@@ -217,7 +217,7 @@ Spectrum<T> solve_tridiag(Crew& crew, Gram<T> gram, const Options& options) {
   const bool complement = gram.side == Side::kTokens && reduced.steps == n && rank > n - rank;
   const int64_t first = complement ? rank : 0;
   const int64_t columns = complement ? n - rank : rank;
-  std::unique_ptr<T[]> storage(new T[n * columns]);
+  AlignedArray<T> storage = aligned_array<T>(n * columns);
   T* basis = storage.get();
   const BackTransform<T> back(crew, n, reduced.steps - 1, gram.values.get(), reduced.tau.data());
   eigenvectors(crew, reduced, back, ritz, first, columns, n, basis);

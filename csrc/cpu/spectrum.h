@@ -20,7 +20,7 @@ struct Spectrum {
   int64_t n;
   int64_t rank;                // r
   std::vector<T> eigenvalues;  // [r], descending; none for "purify"
-  std::unique_ptr<T[]> storage;
+  AlignedArray<T> storage;
   T* basis;             // [n, columns], column-major, in `storage`
   int64_t columns;      // r, column j belonging to eigenvalues[j] if any; n - r for a complement
   bool complement;      // tokens' side only: basis is the other eigenvectors, as they are fewer

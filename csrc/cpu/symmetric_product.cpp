@@ -5,8 +5,8 @@
 
 #include "symmetric_product.h"
 
-#include "clones.h"
 #include "lanes.h"
+#include "tile.h"
 
 #include <cstring>
 
@@ -14,16 +14,16 @@ namespace svdprune::cpu {
 
 namespace {
 
-constexpr int64_t kColumns = 4;  // taken together below the diagonal, sharing loads of x and y
+constexpr int64_t kColumns = 8;  // taken together below the diagonal, sharing loads of x and y
 
 // y += a x of a whole block on the diagonal, a its first element.
-template <class T>
+template <class T, int Bytes>
 [[gnu::always_inline]] inline void add_diagonal(int64_t n, const T* a, const T* x, T* y) {
-  using L = Lanes<T>;
+  using L = Lanes<T, Bytes>;
   typename L::Vector sum[kDiagonalBlock / L::kCount];
   std::memcpy(sum, y, sizeof(sum));
   for (int64_t j = 0; j < kDiagonalBlock; ++j) {
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int64_t v = 0; v < kDiagonalBlock / L::kCount; ++v) {
       typename L::Vector own;
       L::load(a + j * n + v * L::kCount, own);
@@ -34,11 +34,11 @@ template <class T>
 }
 
 // y += the share in a x of rows below .. n of kColumns columns from j on, and of their mirror images.
-template <class T>
+template <class T, int Bytes>
 [[gnu::always_inline]] inline void add_below(int64_t n, int64_t below, int64_t j,
                                              const T* __restrict a, const T* __restrict x,
                                              T* __restrict y) {
-  using L = Lanes<T>;
+  using L = Lanes<T, Bytes>;
   const T* __restrict column = a + j * n;
   typename L::Vector mirrored[kColumns] = {};
   int64_t i = below;
@@ -46,7 +46,7 @@ template <class T>
     typename L::Vector own, sum;
     L::load(x + i, own);
     L::load(y + i, sum);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int64_t c = 0; c < kColumns; ++c) {
       typename L::Vector value;
       L::load(column + c * n + i, value);
@@ -55,7 +55,7 @@ template <class T>
     }
     L::store(sum, y + i);
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int64_t c = 0; c < kColumns; ++c) {
     T sum = L::sum(mirrored[c]);
     for (int64_t row = i; row < n; ++row) {
@@ -66,7 +66,7 @@ template <class T>
   }
 }
 
-template <class T>
+template <class T, int Bytes>
 [[gnu::always_inline]] inline void add_product(int64_t n, int64_t begin, int64_t end, const T* a,
                                                const T* x, T* y) {
   for (int64_t block = begin; block < end; block += kDiagonalBlock) {
@@ -78,23 +78,43 @@ template <class T>
       }
       return;
     }
-    add_diagonal(n, a + block * (n + 1), x + block, y + block);
+    add_diagonal<T, Bytes>(n, a + block * (n + 1), x + block, y + block);
     for (int64_t j = block; j < block + kDiagonalBlock; j += kColumns) {
-      add_below(n, block + kDiagonalBlock, j, a, x, y);
+      add_below<T, Bytes>(n, block + kDiagonalBlock, j, a, x, y);
     }
   }
 }
 
+#define SVDPRUNE_PRODUCT(name, attributes, bytes)                                                 \
+  template <class T>                                                                              \
+  attributes void name(int64_t n, int64_t begin, int64_t end, const T* a, const T* x, T* y) {     \
+    add_product<T, bytes>(n, begin, end, a, x, y);                                                \
+  }
+
+#if defined(__x86_64__)
+SVDPRUNE_PRODUCT(with_avx512, [[gnu::target("avx512f")]], 64)
+SVDPRUNE_PRODUCT(with_avx2, [[gnu::target("avx2,fma")]], 32)
+#endif
+SVDPRUNE_PRODUCT(baseline, , 16)
+#undef SVDPRUNE_PRODUCT
+
 }  // namespace
 
-SVDPRUNE_CLONES void add_symmetric_product(int64_t n, int64_t begin, int64_t end, const float* a,
-                                           const float* x, float* y) {
-  add_product(n, begin, end, a, x, y);
+template <class T>
+SymmetricProduct<T>* symmetric_product(InstructionSet set) {
+  switch (set) {
+#if defined(__x86_64__)
+    case InstructionSet::kAvx512:
+      return &with_avx512<T>;
+    case InstructionSet::kAvx2:
+      return &with_avx2<T>;
+#endif
+    default:
+      return &baseline<T>;
+  }
 }
 
-SVDPRUNE_CLONES void add_symmetric_product(int64_t n, int64_t begin, int64_t end, const double* a,
-                                           const double* x, double* y) {
-  add_product(n, begin, end, a, x, y);
-}
+template SymmetricProduct<float>* symmetric_product(InstructionSet);
+template SymmetricProduct<double>* symmetric_product(InstructionSet);
 
 }  // namespace svdprune::cpu

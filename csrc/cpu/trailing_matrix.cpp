@@ -11,7 +11,6 @@
 #include "trailing_matrix.h"
 
 #include "rows.h"
-#include "symmetric_product.h"
 #include "vector.h"
 
 #include <algorithm>
@@ -23,6 +22,7 @@ namespace svdprune::cpu {
 namespace {
 
 constexpr int64_t kOrderPerPart = 128;
+constexpr double kColumnCost = 50;  // elements
 
 // Of the block that row or column i is in.
 int64_t block_start(int64_t i) {
@@ -37,9 +37,10 @@ TrailingMatrix<T>::TrailingMatrix(Crew& crew, int64_t n, T* a)
       n_(n),
       a_(a),
       kernel_(tile_kernel<T>(best_instruction_set())),
-      stride_(n + kDiagonalBlock + kernel_.width),
-      updates_(3 * kDelay * stride_),
-      products_(kMostParts * n) {
+      add_symmetric_product_(symmetric_product<T>(best_instruction_set())),
+      stride_(block_start(n) + 2 * kDiagonalBlock + kernel_.width),
+      updates_(aligned_zeros<T>(3 * kDelay * stride_)),
+      products_(aligned_array<T>(kMostParts * stride_)) {
   for (int64_t j = 0; j < n; ++j) {
     for (int64_t i = block_start(j); i < j; ++i) {
       a[i + j * n] = a[j + i * n];
@@ -47,17 +48,18 @@ TrailingMatrix<T>::TrailingMatrix(Crew& crew, int64_t n, T* a)
   }
 }
 
-// Columns from b on hold (n - b)^2 / 2 elements: the parts are of equal area. Their products are summed in their order,
-// so the result depends on the shape alone, not on the crew.
+// The parts cost about as much each: a column its length and kColumnCost. Their products are summed in their order, so
+// the result depends on the shape alone, not on the crew.
 template <class T>
 typename TrailingMatrix<T>::Parts TrailingMatrix<T>::cut() const {
-  const int64_t start = block_start(first_), columns = n_ - start;
+  const int64_t start = block_start(first_);
+  const double columns = static_cast<double>(n_ - start), length = columns + kColumnCost;
+  const double cost = columns * (columns / 2 + kColumnCost);
   Parts parts;
   parts.count = static_cast<int>(std::clamp<int64_t>((n_ - first_) / kOrderPerPart, 1, kMostParts));
   for (int part = 0; part < parts.count; ++part) {
-    const double share = 1 - std::sqrt(1 - static_cast<double>(part) / parts.count);
-    parts.begin[part] =
-        start + block_start(static_cast<int64_t>(share * static_cast<double>(columns)));
+    const double before = length - std::sqrt(length * length - 2 * cost * part / parts.count);
+    parts.begin[part] = start + block_start(static_cast<int64_t>(before) + kDiagonalBlock / 2);
   }
   parts.begin[parts.count] = n_;
   return parts;
@@ -65,7 +67,7 @@ typename TrailingMatrix<T>::Parts TrailingMatrix<T>::cut() const {
 
 template <class T>
 Rows<T> TrailingMatrix<T>::rows(int64_t group) const {
-  return {updates_.data() + group * kDelay * stride_, stride_};
+  return {updates_.get() + group * kDelay * stride_, stride_};
 }
 
 template <class T>
@@ -116,15 +118,15 @@ void TrailingMatrix<T>::multiply(const T* x, T* y) {
     if (full) {
       apply(from, to);
     }
-    T* product = products_.data() + part * n_;
+    T* product = products_.get() + part * stride_;
     std::fill(product + from, product + n_, T(0));
-    add_symmetric_product(n_, from, to, a_, x, product);
+    add_symmetric_product_(n_, from, to, a_, x, product);
   });
   const int64_t start = block_start(first_);
-  std::copy(products_.begin() + start, products_.begin() + n_, y + start);
+  std::copy(products_.get() + start, products_.get() + n_, y + start);
   for (int part = 1; part < parts.count; ++part) {
     const T once = 1;
-    add_rows({products_.data() + part * n_, n_}, 1, &once, parts.begin[part], n_, y);
+    add_rows({products_.get() + part * stride_, stride_}, 1, &once, parts.begin[part], n_, y);
   }
   if (full) {
     pending_ = 0;

@@ -2,11 +2,12 @@
 // rank-2 updates some at a time.
 #pragma once
 
+#include "aligned.h"
 #include "crew.h"
+#include "symmetric_product.h"
 #include "tile.h"
 
 #include <cstdint>
-#include <vector>
 
 namespace svdprune::cpu {
 
@@ -58,12 +59,13 @@ class TrailingMatrix {
   int64_t n_, first_ = 0;
   T* a_;
   TileKernel<T> kernel_;
-  int64_t stride_;
+  SymmetricProduct<T>* add_symmetric_product_;
+  int64_t stride_;  // of updates_ and products_
   int64_t pending_ = 0;  // updates that wait
   // Three groups of kDelay rows: V, -W and V again. The first two are V and -W, the last two -W and V: the sum of the
   // updates is one product of the former and the latter.
-  std::vector<T> updates_;
-  std::vector<T> products_;  // [parts, n]
+  AlignedArray<T> updates_;
+  AlignedArray<T> products_;  // a row for each part
 };
 
 }  // namespace svdprune::cpu
