@@ -25,6 +25,10 @@ class Crew {
   // With `helpers` threads that will call help().
   explicit Crew(int helpers = 0) : helpers_(helpers) {}
 
+  bool is_alone() const {
+    return helpers_ == 0;
+  }
+
   // Calls work(part) for part 0 .. parts - 1, parts <= kMostParts, on any of the threads; returns
   // when all are done, throwing what one of them threw. For the leader.
   template <class F>
@@ -43,7 +47,7 @@ class Crew {
   void for_each(int64_t items, const F& work) {
     const int parts = static_cast<int>(std::min<int64_t>(items, kMostParts));
     phase(parts, [&](int part) {
-      for (int64_t item = part; item < items; item += parts) {
+      for (int64_t item = part * items / parts; item < (part + 1) * items / parts; ++item) {
         work(item);
       }
     });
