@@ -12,6 +12,7 @@
 #include "cpu/rank_k.h"
 #include "cpu/select.h"
 #include "cpu/spectrum.h"
+#include "cpu/symmetric_product.h"
 
 #include "build_info.h"
 
@@ -52,14 +53,19 @@ Matrix gram(const Matrix& x, bool tokens_side, bool center) {
   return full;
 }
 
+svdprune::cpu::InstructionSet instruction_set_of(const std::string& name) {
+  const auto found = std::find(std::begin(kInstructionSets), std::end(kInstructionSets), name);
+  const auto set = static_cast<svdprune::cpu::InstructionSet>(found - std::begin(kInstructionSets));
+  if (set > svdprune::cpu::best_instruction_set()) {
+    throw py::value_error("set must be one that this processor has");
+  }
+  return set;
+}
+
 // Lower triangle of x x^T, x [n, k], by the kernel for an instruction set.
 Matrix rank_k(const Matrix& x, const std::string& set) {
   namespace cpu = svdprune::cpu;
-  const auto found = std::find(std::begin(kInstructionSets), std::end(kInstructionSets), set);
-  const auto choice = static_cast<cpu::InstructionSet>(found - std::begin(kInstructionSets));
-  if (choice > cpu::best_instruction_set()) {
-    throw py::value_error("set must be one that this processor has");
-  }
+  const cpu::InstructionSet choice = instruction_set_of(set);
   const int64_t n = x.shape(0), depth = x.shape(1);
   std::vector<float> product(n * n);
   cpu::Crew crew;
@@ -75,6 +81,22 @@ Matrix rank_k(const Matrix& x, const std::string& set) {
     }
   }
   return lower;
+}
+
+// a x of symmetric a [n, n], likewise, as the reduction's two parts give it.
+Vector symmetric_product(const Matrix& a, const Vector& x, const std::string& set) {
+  namespace cpu = svdprune::cpu;
+  const int64_t n = x.size();
+  if (a.ndim() != 2 || a.shape(0) != n || a.shape(1) != n) {
+    throw py::value_error("a must be [n, n], x [n]");
+  }
+  const int64_t half = n / 2 / cpu::kDiagonalBlock * cpu::kDiagonalBlock;
+  Vector y(n);
+  std::fill_n(y.mutable_data(), n, 0.0f);
+  const auto add_product = cpu::symmetric_product<float>(instruction_set_of(set));
+  add_product(n, 0, half, a.data(), x.data(), y.mutable_data());
+  add_product(n, half, n, a.data(), x.data(), y.mutable_data());
+  return y;
 }
 
 // {stage: seconds} of one pass over x [N, D]; "pivoted" has no stage but select and gather.
@@ -126,6 +148,7 @@ PYBIND11_MODULE(_native, m) {
   m.def("build_info", &build_info);
   m.def("gram", &gram, py::arg("x"), py::arg("tokens_side"), py::arg("center") = false);
   m.def("rank_k", &rank_k, py::arg("x"), py::arg("set"));
+  m.def("symmetric_product", &symmetric_product, py::arg("a"), py::arg("x"), py::arg("set"));
   bind_solvers(m);
   bind_selection(m);
   m.def("stage_times", &stage_times, py::arg("x"), py::arg("keep"), py::arg("variance") = 0.9,

@@ -14,6 +14,17 @@ native = load_native()
 quick = settings(max_examples=60, deadline=None, derandomize=True)
 INSTRUCTION_SETS = ["baseline", "avx2", "avx512"]
 SHAPES = [(7, 12), (12, 7), (70, 300), (300, 70), (1, 5), (5, 1)]
+BEST = INSTRUCTION_SETS.index(native.build_info()["instruction_set"])
+every_instruction_set = pytest.mark.parametrize(
+    "instruction_set",
+    [
+        pytest.param(
+            name,
+            marks=pytest.mark.skipif(i > BEST, reason=f"has {INSTRUCTION_SETS[BEST]} at best"),
+        )
+        for i, name in enumerate(INSTRUCTION_SETS)
+    ],
+)
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
@@ -58,15 +69,35 @@ def test_gram(shape, tokens_side, center):
     assert relative_error(gram, expected) < 1e-5
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (24, 256), (50, 300), (97, 17), (130, 513)])
-@pytest.mark.parametrize("instruction_set", INSTRUCTION_SETS)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 1),
+        (5, 3),
+        (24, 256),
+        (50, 300),
+        (97, 17),
+        (130, 513),
+        (50, 1024),
+        (97, 1025),
+        (20, 1700),
+    ],
+)
+@every_instruction_set
 def test_rank_k_product(instruction_set, shape):
-    best = native.build_info()["instruction_set"]
-    if INSTRUCTION_SETS.index(instruction_set) > INSTRUCTION_SETS.index(best):
-        pytest.skip(f"this processor has {best} at best")
     x = gaussian(*shape).numpy()
     expected = np.tril(x.astype(np.float64) @ x.T.astype(np.float64))
     assert relative_error(native.rank_k(x, instruction_set), expected) < 1e-6
+
+
+@pytest.mark.parametrize("n", [1, 7, 16, 33, 128, 149])
+@every_instruction_set
+def test_symmetric_product(instruction_set, n):
+    a, x = gaussian(n, n), gaussian(n)
+    a = a + a.T
+    expected = a.double() @ x.double()
+    product = native.symmetric_product(a.numpy(), x.numpy(), instruction_set)
+    assert relative_error(product, expected.numpy()) < 1e-6
 
 
 @pytest.mark.parametrize("scale", [1e-30, 1e25])

@@ -47,10 +47,11 @@ def test_number_of_threads_changes_nothing(shape):
 
 
 @pytest.mark.parametrize("images", [1, 2])
-def test_the_parts_of_an_image_are_the_same_for_any_number_of_threads(images):
+@pytest.mark.parametrize("width", [400, 1100])  # in one slice, in two
+def test_the_parts_of_an_image_are_the_same_for_any_number_of_threads(images, width):
     # Large enough for every phase to have several parts; one is flat, and is reduced to the end.
     decay = power_law(300, 2.0).float()[:, None]
-    x = torch.stack([gaussian(300, 400), decay * gaussian(300, 400)])
+    x = torch.stack([gaussian(300, width), decay * gaussian(300, width)])
     threads = torch.get_num_threads()
     results = []
     try:

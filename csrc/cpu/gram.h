@@ -16,10 +16,10 @@ inline Side smaller_side(const Image& image) {
 template <class T>
 struct Gram {
   Side side;
-  int64_t n;                    // N or D
+  int64_t n;               // N or D
   AlignedArray<T> values;  // [n, n], column-major, lower triangle
-  double trace;                 // 0 only for all-zero (transformed) features
-  Transform transform;          // what was applied to the features
+  double trace;            // 0 only for all-zero (transformed) features
+  Transform transform;     // what was applied to the features
 };
 
 // What features whose squares sum to `trace` in T must be scaled by before they are squared, a power of two: 1 where

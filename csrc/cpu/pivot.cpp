@@ -208,8 +208,8 @@ Picked pick_from_image(Crew& crew, const Image& image, bool center, int64_t most
   }
   if (image.tokens == 0 || image.features == 0) {
     const int64_t n = image.tokens;
-    return pick(Gram<T>{Side::kTokens, n, aligned_zeros<T>(n * n), 0, {}}, most, coverage,
-                order, shares);
+    return pick(Gram<T>{Side::kTokens, n, aligned_zeros<T>(n * n), 0, {}}, most, coverage, order,
+                shares);
   }
   return pick(gram<T>(crew, image, Side::kTokens, center), most, coverage, order, shares);
 }

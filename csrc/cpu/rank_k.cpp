@@ -3,6 +3,10 @@
 // tile] in tile.cpp. One packed form serves both sides of the product, and only pairs of panels on or below the
 // diagonal are multiplied: half the work of a general product, where LAPACK's ssyrk is not exported by libtorch.
 // The depth is cut so that a pair of panels stays in the first two cache levels.
+//
+// A great depth is cut in two slices first, each with a sum of its own: two threads then have a slice each and share no
+// packed panels, which would travel from one's cache to the other's for longer than they take to multiply. The slices are
+// there for one thread too, one after the other, so that the sums are the same.
 
 #include "rank_k.h"
 
@@ -14,12 +18,17 @@ namespace svdprune::cpu {
 
 namespace {
 
-constexpr int64_t kLeastSlice = 512;
+// For two slices. A larger order multiplies a panel so often that its way to another cache does not show.
+constexpr int64_t kLeastDepth = 4 * kPanelDepth, kMostOrder = 1024;
+
+int64_t round_up(int64_t value, int64_t unit) {
+  return (value + unit - 1) / unit * unit;
+}
 
 template <class T>
-void add_vector(int64_t n, const T* x, T* y) {
+void add(int64_t n, const T* x, T* sum) {
   for (int64_t i = 0; i < n; ++i) {
-    y[i] += x[i];
+    sum[i] += x[i];
   }
 }
 
@@ -29,23 +38,24 @@ template <class T>
 void rank_k_product(Crew& crew, int64_t n, int64_t depth, const FillPanel<T>& fill, T* values,
                     InstructionSet set) {
   const TileKernel<T> kernel = tile_kernel<T>(set);
-  const int64_t width = kernel.width;
-  const int64_t panels = (n + width - 1) / width;
+  const int64_t width = kernel.width, panels = (n + width - 1) / width;
   const int64_t panel_size = width * std::min(depth, kPanelDepth);
-  const int64_t slices = depth < kLeastSlice * 2 ? 1 : 2;
-  const int64_t slice_depth =
-      (depth / slices + kPanelDepth - 1) / kPanelDepth * kPanelDepth;  // the last one's may be less
   const int64_t packed_size = panels * panel_size + width;
-  const AlignedArray<T> packed = aligned_array<T>(slices * packed_size);
-  const AlignedArray<T> other = aligned_array<T>(slices > 1 ? n * n : 0);
-  T* const sums[] = {values, other.get()};
+  const int64_t slices = depth >= kLeastDepth && n <= kMostOrder ? 2 : 1;
+  const int64_t slice_depth =
+      round_up(depth, slices * kPanelDepth) / slices;  // the last may be less
+  const int64_t at_once = crew.is_alone() ? 1 : slices;
+  // One piece of memory, which malloc keeps for the next call where it returns several to the system.
+  const AlignedArray<T> memory = aligned_array<T>(at_once * packed_size + (slices - 1) * n * n);
+  T* const packed = memory.get();
+  T* const second = packed + at_once * packed_size;
   const auto rows_of = [&](int64_t p) { return std::min(width, n - p * width); };
 
-  const auto multiply_row = [&](const T* packed_panels, T* sum, int64_t p, int64_t deep, bool add) {
-    const T* own = packed_panels + p * panel_size;
+  const auto multiply_row = [&](const T* packed_slice, int64_t p, int64_t deep, bool add, T* sum) {
+    const T* own = packed_slice + p * panel_size;
     T* row = sum + p * width;
     for (int64_t q = 0; q < p; ++q) {
-      kernel.multiply(deep, {own, width}, {packed_panels + q * panel_size, width}, add, rows_of(p),
+      kernel.multiply(deep, {own, width}, {packed_slice + q * panel_size, width}, add, rows_of(p),
                       rows_of(q), row + q * width * n, n);
     }
     // On the diagonal, from that down, a vector's width of columns at a time.
@@ -56,45 +66,42 @@ void rank_k_product(Crew& crew, int64_t n, int64_t depth, const FillPanel<T>& fi
     }
   };
 
-  // Slices begin .. end, a panel's depth of each at a time.
-  const auto multiply_slices = [&](int64_t begin, int64_t end) {
+  for (int64_t first = 0; first < slices; first += at_once) {
     for (int64_t k = 0; k < slice_depth; k += kPanelDepth) {
+      const auto begin = [&](int64_t slice) { return (first + slice) * slice_depth + k; };
       const auto deep = [&](int64_t slice) {
-        return std::clamp<int64_t>(depth - slice * slice_depth - k, 0, kPanelDepth);
+        return std::clamp<int64_t>(depth - begin(slice), 0, kPanelDepth);
       };
-      crew.for_each((end - begin) * panels, [&](int64_t item) {
-        const int64_t slice = begin + item / panels, p = item % panels;
-        T* panel = packed.get() + (slice - begin) * packed_size + p * panel_size;
+      crew.for_each(at_once * panels, [&](int64_t item) {
+        const int64_t slice = item / panels, p = item % panels;
+        T* panel = packed + slice * packed_size + p * panel_size;
+        if (deep(slice) == 0) {
+          return;
+        }
         if (rows_of(p) < width) {
           std::fill_n(panel, panel_size, T(0));
         }
-        if (deep(slice) > 0) {
-          fill({p * width, rows_of(p), slice * slice_depth + k, deep(slice), width}, panel);
-        }
+        fill({p * width, rows_of(p), begin(slice), deep(slice), width}, panel);
       });
       // A row of panels and its mirror image together, so that every item is the same work.
       const int64_t pairs = (panels + 1) / 2;
-      crew.for_each((end - begin) * pairs, [&](int64_t item) {
-        const int64_t slice = begin + item / pairs, p = item % pairs;
-        const T* own = packed.get() + (slice - begin) * packed_size;
-        multiply_row(own, sums[slice], p, deep(slice), k > 0);
-        if (panels - 1 - p != p) {
-          multiply_row(own, sums[slice], panels - 1 - p, deep(slice), k > 0);
+      crew.for_each(at_once * pairs, [&](int64_t item) {
+        const int64_t slice = item / pairs, p = item % pairs, mirror = panels - 1 - p;
+        T* sum = first + slice == 0 ? values : second;
+        if (deep(slice) == 0) {
+          return;
+        }
+        multiply_row(packed + slice * packed_size, p, deep(slice), k > 0, sum);
+        if (mirror != p) {
+          multiply_row(packed + slice * packed_size, mirror, deep(slice), k > 0, sum);
         }
       });
     }
-  };
-  if (crew.is_alone()) {
-    for (int64_t slice = 0; slice < slices; ++slice) {
-      multiply_slices(slice, slice + 1);
-    }
-  } else {
-    multiply_slices(0, slices);
   }
-  if (slices > 1) {
+  if (slices == 2) {
     crew.for_each(panels, [&](int64_t p) {
       for (int64_t j = p * width; j < p * width + rows_of(p); ++j) {
-        add_vector(n - j, other.get() + j * (n + 1), values + j * (n + 1));
+        add(n - j, second + j * (n + 1), values + j * (n + 1));
       }
     });
   }

@@ -27,7 +27,8 @@ double Remainder<T>::eigenvalue_bound() const {
 template <class T>
 bool Remainder<T>::probe_misses(double limit) const {
   const int64_t n = trailing_.order();
-  AlignedArray<T> q = aligned_zeros<T>(n), before = aligned_zeros<T>(n), product = aligned_zeros<T>(n);
+  AlignedArray<T> q = aligned_zeros<T>(n), before = aligned_zeros<T>(n),
+                  product = aligned_zeros<T>(n);
   for (int64_t i = 0; i < order_; ++i) {
     q[first_ + i] = static_cast<T>(probe_entry(i));
   }

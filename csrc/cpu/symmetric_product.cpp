@@ -85,10 +85,10 @@ template <class T, int Bytes>
   }
 }
 
-#define SVDPRUNE_PRODUCT(name, attributes, bytes)                                                 \
-  template <class T>                                                                              \
-  attributes void name(int64_t n, int64_t begin, int64_t end, const T* a, const T* x, T* y) {     \
-    add_product<T, bytes>(n, begin, end, a, x, y);                                                \
+#define SVDPRUNE_PRODUCT(name, attributes, bytes)                                             \
+  template <class T>                                                                          \
+  attributes void name(int64_t n, int64_t begin, int64_t end, const T* a, const T* x, T* y) { \
+    add_product<T, bytes>(n, begin, end, a, x, y);                                            \
   }
 
 #if defined(__x86_64__)

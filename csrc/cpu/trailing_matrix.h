@@ -60,7 +60,7 @@ class TrailingMatrix {
   T* a_;
   TileKernel<T> kernel_;
   SymmetricProduct<T>* add_symmetric_product_;
-  int64_t stride_;  // of updates_ and products_
+  int64_t stride_;       // of updates_ and products_
   int64_t pending_ = 0;  // updates that wait
   // Three groups of kDelay rows: V, -W and V again. The first two are V and -W, the last two -W and V: the sum of the
   // updates is one product of the former and the latter.
