@@ -10,9 +10,11 @@
 #include "cpu/leverage.h"
 #include "cpu/pivot.h"
 #include "cpu/rank_k.h"
+#include "cpu/refine.h"
 #include "cpu/select.h"
 #include "cpu/spectrum.h"
 #include "cpu/symmetric_product.h"
+#include "cpu/whiten.h"
 
 #include "build_info.h"
 
@@ -124,7 +126,11 @@ py::dict stage_times(const Matrix& x, int64_t keep, double variance, bool pivote
     } else {
       auto gram = cpu::gram<float>(crew, image, cpu::smaller_side(image), false);
       *end++ = Clock::now();
-      const auto spectrum = cpu::spectrum(crew, std::move(gram), options);
+      auto spectrum = cpu::spectrum(crew, std::move(gram), options);
+      cpu::needs_float64(crew, image, spectrum);  // the stages are float32's, whatever it says
+      if (spectrum.side == cpu::Side::kFeatures && spectrum.rank > 0) {
+        cpu::whiten(crew, image, spectrum);
+      }
       *end++ = Clock::now();
       cpu::leverage(crew, image, spectrum, scores.data());
       *end++ = Clock::now();

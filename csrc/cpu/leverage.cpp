@@ -28,9 +28,10 @@ void leverage(Crew& crew, const Image& image, const Spectrum<T>& spectrum, T* sc
   } else if (spectrum.side == Side::kTokens) {
     row_norms(spectrum.basis, spectrum.n, spectrum.columns, spectrum.complement, scores);
   } else {
-    for_each_strip(crew, image, spectrum, [&](int64_t i, int64_t rows, const T* product) {
-      row_norms(product, rows, spectrum.rank, false, scores + i);
-    });
+    for_each_strip(crew, image, spectrum.transform, spectrum.n, spectrum.basis, spectrum.rank,
+                   [&](int64_t i, int64_t rows, const T* product) {
+                     row_norms(product, rows, spectrum.rank, false, scores + i);
+                   });
   }
 }
 

@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <mutex>
 
 namespace svdprune::cpu {
 
@@ -31,7 +32,7 @@ struct Largest {
   double meeting = 0;   // 2 max_i |u_i v_i|
 };
 
-Largest largest_of(const Image& image, const Spectrum<float>& spectrum) {
+Largest largest_of(Crew& crew, const Image& image, const Spectrum<float>& spectrum) {
   const Cut<float>& cut = spectrum.cut;
   Largest largest;
   const auto scan = [&](const float* u, const float* v, int64_t count, double of_u, double of_v) {
@@ -47,9 +48,10 @@ Largest largest_of(const Image& image, const Spectrum<float>& spectrum) {
     return largest;
   }
   const auto inverse = [](double energy) { return 1 / std::sqrt(std::max(energy, 1e-300)); };
-  Crew alone;
-  for_each_strip(alone, image, spectrum.transform, spectrum.n, cut.pair.data(), 2,
+  std::mutex mutex;
+  for_each_strip(crew, image, spectrum.transform, spectrum.n, cut.pair.data(), 2,
                  [&](int64_t, int64_t rows, const float* product) {
+                   const std::lock_guard lock(mutex);
                    scan(product, product + rows, rows, inverse(cut.eigenvalues[0]),
                         inverse(cut.eigenvalues[1]));
                  });
@@ -58,7 +60,7 @@ Largest largest_of(const Image& image, const Spectrum<float>& spectrum) {
 
 }  // namespace
 
-bool needs_float64(const Image& image, const Spectrum<float>& spectrum) {
+bool needs_float64(Crew& crew, const Image& image, const Spectrum<float>& spectrum) {
   if (spectrum.rank == 0) {
     return false;
   }
@@ -70,7 +72,7 @@ bool needs_float64(const Image& image, const Spectrum<float>& spectrum) {
     return false;
   }
   const double gap = std::max(spectrum.cut.relative_gap, 1e-12);
-  const Largest largest = largest_of(image, spectrum);
+  const Largest largest = largest_of(crew, image, spectrum);
   const double apart = kNoise * largest.u * largest.v / gap * std::max(largest.u, largest.v);
   const double error = kNoise * std::pow(largest.meeting, 2) / gap + apart * apart;
   return error > std::max(kFloor, kNoisePromised / gap);

@@ -39,12 +39,12 @@ Solved score_image_by(Crew& crew, const Image& image, const Options& options, T*
   const Side side = options.solver == Solver::kPurify ? Side::kTokens : smaller_side(image);
   Spectrum<T> result = spectrum(crew, gram<T>(crew, image, side, options.center), options);
   if constexpr (std::is_same_v<T, float>) {
-    if (needs_float64(image, result)) {
+    if (needs_float64(crew, image, result)) {
       return refine_image(crew, image, options, result.solver, scores);
     }
   }
   if (result.side == Side::kFeatures && result.rank > 0) {
-    whiten(image, result);
+    whiten(crew, image, result);
   }
   leverage(crew, image, result, scores);
   return {result.rank, result.steps, result.n, result.solver};

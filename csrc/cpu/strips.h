@@ -8,32 +8,37 @@
 
 namespace svdprune::cpu {
 
-// Calls use(i, rows, product) with product [rows, columns] = X[i : i + rows] basis, basis [d, columns]; both
-// column-major. Strips come one by one where the crew is one thread, and side by side where it is not.
+constexpr int64_t kStrip = 256;  // tokens
+
+inline int64_t strips_of(const Image& image) {
+  return (image.tokens + kStrip - 1) / kStrip;
+}
+
+// Calls use(i, rows, product) with product [rows, columns] = X[i : i + rows] basis, i = kStrip * strip, basis
+// [d, columns]; both column-major.
+template <class T, class F>
+void multiply_strip(const Image& image, const Transform& transform, int64_t d, const T* basis,
+                    int64_t columns, int64_t strip, const F& use) {
+  const T* x = direct<T>(image, transform);
+  const int64_t ld = x ? image.token_stride : d;
+  const int64_t i = strip * kStrip, rows = std::min(kStrip, image.tokens - i);
+  std::vector<T> panel(x ? 0 : rows * d);
+  std::vector<T> product(rows * columns);
+  if (!x) {
+    pack(image, transform, i, rows, 0, d, panel.data(), d);
+  }
+  gemm<T>('T', 'N', rows, columns, d, x ? x + i * ld : panel.data(), ld, basis, d, 0,
+          product.data(), rows);
+  use(i, rows, product.data());
+}
+
+// The same for all strips: one by one where the crew is one thread, and side by side where it is not.
 template <class T, class F>
 void for_each_strip(Crew& crew, const Image& image, const Transform& transform, int64_t d,
                     const T* basis, int64_t columns, const F& use) {
-  const int64_t strip = std::min<int64_t>(256, image.tokens);
-  const T* x = direct<T>(image, transform);
-  const int64_t ld = x ? image.token_stride : d;
-  crew.for_each((image.tokens + strip - 1) / strip, [&](int64_t item) {
-    const int64_t i = item * strip, rows = std::min(strip, image.tokens - i);
-    std::vector<T> panel(x ? 0 : rows * d);
-    std::vector<T> product(rows * columns);
-    if (!x) {
-      pack(image, transform, i, rows, 0, d, panel.data(), d);
-    }
-    gemm<T>('T', 'N', rows, columns, d, x ? x + i * ld : panel.data(), ld, basis, d, 0,
-            product.data(), rows);
-    use(i, rows, product.data());
+  crew.for_each(strips_of(image), [&](int64_t strip) {
+    multiply_strip(image, transform, d, basis, columns, strip, use);
   });
-}
-
-// The same with a spectrum of the features' side.
-template <class T, class F>
-void for_each_strip(Crew& crew, const Image& image, const Spectrum<T>& spectrum, const F& use) {
-  for_each_strip<T>(crew, image, spectrum.transform, spectrum.n, spectrum.basis, spectrum.rank,
-                    use);
 }
 
 }  // namespace svdprune::cpu

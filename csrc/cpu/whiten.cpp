@@ -8,7 +8,9 @@
 
 #include "strips.h"
 
+#include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 
 namespace svdprune::cpu {
@@ -19,6 +21,8 @@ namespace {
 template <class T>
 constexpr double kWellConditioned = 1e5 * std::numeric_limits<T>::epsilon();
 
+constexpr int64_t kParts = 4;  // of W's sum
+
 // What must be left of a column's square after the columns before it are taken out: a share of it,
 // and more than the rounding of the product X v_j, of which (||X|| eps)^2 is the order.
 constexpr double kOwnShare = 1e-6;
@@ -26,16 +30,27 @@ template <class T>
 constexpr double kRounding =
     1e8 * std::numeric_limits<T>::epsilon() * std::numeric_limits<T>::epsilon();
 
-// W [r, r] = (X basis)^T (X basis), upper triangle.
+// W [r, r] = (X basis)^T (X basis), upper triangle. Summed in parts that the number of strips decides, whatever the
+// crew.
 template <class T>
-std::vector<T> product_gram(const Image& image, const Spectrum<T>& spectrum) {
-  const int64_t r = spectrum.rank;
-  std::vector<T> w(r * r, 0);
-  Crew alone;  // a sum in a fixed order
-  for_each_strip(alone, image, spectrum, [&](int64_t, int64_t rows, const T* product) {
-    gemm<T>('T', 'N', r, r, rows, product, rows, product, rows, 1, w.data(), r);
+std::vector<T> product_gram(Crew& crew, const Image& image, const Spectrum<T>& spectrum) {
+  const int64_t r = spectrum.rank, strips = strips_of(image), parts = std::min(strips, kParts);
+  std::vector<T> sums(parts * r * r, 0);
+  crew.for_each(parts, [&](int64_t part) {
+    T* sum = sums.data() + part * r * r;
+    for (int64_t strip = part * strips / parts; strip < (part + 1) * strips / parts; ++strip) {
+      multiply_strip(image, spectrum.transform, spectrum.n, spectrum.basis, r, strip,
+                     [&](int64_t, int64_t rows, const T* product) {
+                       gemm<T>('T', 'N', r, r, rows, product, rows, product, rows, 1, sum, r);
+                     });
+    }
   });
-  return w;
+  for (int64_t part = 1; part < parts; ++part) {
+    std::transform(sums.begin(), sums.begin() + r * r, sums.begin() + part * r * r, sums.begin(),
+                   std::plus<>());
+  }
+  sums.resize(r * r);
+  return sums;
 }
 
 // W [r, r] -> R in place, upper triangular with W = R^T R. Returns how many leading columns have
@@ -66,7 +81,7 @@ int64_t cholesky(std::vector<T>& w, const std::vector<double>& least) {
 }  // namespace
 
 template <class T>
-void whiten(const Image& image, Spectrum<T>& spectrum) {
+void whiten(Crew& crew, const Image& image, Spectrum<T>& spectrum) {
   const int64_t d = spectrum.n;
   const double largest = spectrum.eigenvalues.front();
   const double smallest = spectrum.eigenvalues.back();
@@ -82,7 +97,7 @@ void whiten(const Image& image, Spectrum<T>& spectrum) {
   if (smallest > kWellConditioned<T> * largest) {
     return;
   }
-  std::vector<T> r = product_gram(image, spectrum);
+  std::vector<T> r = product_gram(crew, image, spectrum);
   const int64_t ld = spectrum.rank;
   spectrum.rank = cholesky(r, least);
   for (int64_t j = 0; j < spectrum.rank; ++j) {
@@ -98,7 +113,7 @@ void whiten(const Image& image, Spectrum<T>& spectrum) {
   }
 }
 
-template void whiten(const Image&, Spectrum<float>&);
-template void whiten(const Image&, Spectrum<double>&);
+template void whiten(Crew&, const Image&, Spectrum<float>&);
+template void whiten(Crew&, const Image&, Spectrum<double>&);
 
 }  // namespace svdprune::cpu

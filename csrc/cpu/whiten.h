@@ -8,6 +8,6 @@ namespace svdprune::cpu {
 // D x D only: basis V_r [D, r] -> V_r S_r^-1, so that U_r = X basis has orthonormal columns. A
 // direction in which X has nothing of its own is dropped, and the rank falls.
 template <class T>
-void whiten(const Image& image, Spectrum<T>& spectrum);
+void whiten(Crew& crew, const Image& image, Spectrum<T>& spectrum);
 
 }  // namespace svdprune::cpu
