@@ -199,6 +199,10 @@ VARLEN = {
         {"cu_seqlens": offsets(0, 4, 9, dtype=torch.float32)},
         "cu_seqlens must be int32 or int64, got Float",
     ),
+    "cu_seqlens_float_alone": (
+        {"cu_seqlens": offsets(0, 4, 9, dtype=torch.float32), "max_seqlen": None},
+        "cu_seqlens must be int32 or int64, got Float",
+    ),
     "cu_keep_int16": (
         {"cu_keep": offsets(0, 2, 5, dtype=torch.int16)},
         "cu_keep must be int32 or int64, got Short",

@@ -37,7 +37,6 @@ Method: SVD-Prune, arXiv 2604.11530, section 3.
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Generic, NamedTuple
 
 import torch
@@ -353,7 +352,8 @@ def prune_varlen(
     if total_keep is None:
         total_keep = int(cu_keep[-1])
     if max_seqlen is None:
-        max_seqlen = max((b - a for a, b in pairwise(cu_seqlens.tolist())), default=0)
+        lengths = cu_seqlens.diff()
+        max_seqlen = int(lengths.max()) if len(lengths) else 0
     return Pruned(
         *torch.ops.svdprune.prune_varlen(
             x,
