@@ -46,10 +46,11 @@ Matrix gram(const Matrix& x, bool tokens_side, bool center) {
   const auto side = tokens_side ? svdprune::cpu::Side::kTokens : svdprune::cpu::Side::kFeatures;
   svdprune::cpu::Crew crew;
   const auto result = svdprune::cpu::gram<float>(crew, image_of(x), side, center);
-  Matrix full({result.n, result.n});
-  for (int64_t j = 0; j < result.n; ++j) {
-    for (int64_t i = j; i < result.n; ++i) {
-      full.mutable_at(i, j) = full.mutable_at(j, i) = result.values[i + j * result.n];
+  const int64_t n = result.matrix.n;
+  Matrix full({n, n});
+  for (int64_t j = 0; j < n; ++j) {
+    for (int64_t i = j; i < n; ++i) {
+      full.mutable_at(i, j) = full.mutable_at(j, i) = result.matrix.at(i, j);
     }
   }
   return full;
@@ -69,17 +70,17 @@ Matrix rank_k(const Matrix& x, const std::string& set) {
   namespace cpu = svdprune::cpu;
   const cpu::InstructionSet choice = instruction_set_of(set);
   const int64_t n = x.shape(0), depth = x.shape(1);
-  std::vector<float> product(n * n);
+  cpu::SquareMatrix<float> product(n);
   cpu::Crew crew;
   const auto fill = [&](const cpu::PanelBlock& block, float* panel) {
     cpu::interleave(x.data() + block.first * depth + block.k, block.count, depth, block.depth,
                     panel, block.width);
   };
-  cpu::rank_k_product<float>(crew, n, depth, fill, product.data(), choice);
+  cpu::rank_k_product<float>(crew, depth, fill, product, choice);
   Matrix lower({n, n});
   for (int64_t i = 0; i < n; ++i) {
     for (int64_t j = 0; j < n; ++j) {
-      lower.mutable_at(i, j) = j <= i ? product[i + j * n] : 0;
+      lower.mutable_at(i, j) = j <= i ? product.at(i, j) : 0;
     }
   }
   return lower;
@@ -96,8 +97,8 @@ Vector symmetric_product(const Matrix& a, const Vector& x, const std::string& se
   Vector y(n);
   std::fill_n(y.mutable_data(), n, 0.0f);
   const auto add_product = cpu::symmetric_product<float>(instruction_set_of(set));
-  add_product(n, 0, half, a.data(), x.data(), y.mutable_data());
-  add_product(n, half, n, a.data(), x.data(), y.mutable_data());
+  add_product(n, 0, half, a.data(), n, x.data(), y.mutable_data());
+  add_product(n, half, n, a.data(), n, x.data(), y.mutable_data());
   return y;
 }
 

@@ -37,7 +37,7 @@ py::tuple pick(const Matrix& x, int64_t most, double coverage) {
   cpu::Crew crew;
   const auto gram = cpu::gram<float>(crew, image_of(x), cpu::Side::kTokens, false);
   py::array_t<int64_t> order(most);
-  Vector shares(gram.n);
+  Vector shares(gram.matrix.n);
   const auto picked = cpu::pick(gram, most, coverage, order.mutable_data(), shares.mutable_data());
   return py::make_tuple(order, shares, picked.rank);
 }

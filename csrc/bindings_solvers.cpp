@@ -39,34 +39,42 @@ py::tuple spectrum(const Matrix& x, double variance) {
   return py::make_tuple(eigenvalues, basis);
 }
 
-// (diagonal [m], coupling [m], steps m) of symmetric a [n, n], stopped after at most `most` steps.
-py::tuple tridiagonalise(const Matrix& a, int64_t most) {
+// A copy of a symmetric matrix [n, n].
+template <class T>
+svdprune::cpu::SquareMatrix<T> square(
+    const py::array_t<T, py::array::c_style | py::array::forcecast>& a) {
   if (a.ndim() != 2 || a.shape(0) != a.shape(1)) {
     throw py::value_error("a must be [n, n]");
   }
-  std::vector<float> work(a.data(), a.data() + a.size());
+  svdprune::cpu::SquareMatrix<T> copy(a.shape(0));
+  for (int64_t j = 0; j < copy.n; ++j) {
+    std::copy_n(a.data(j), copy.n, copy.column(j));
+  }
+  return copy;
+}
+
+// (diagonal [m], coupling [m], steps m) of symmetric a [n, n], stopped after at most `most` steps.
+py::tuple tridiagonalise(const Matrix& a, int64_t most) {
+  auto work = square<float>(a);
   svdprune::cpu::Crew crew;
   const auto result = svdprune::cpu::tridiagonalise<float>(
-      crew, a.shape(0), work.data(),
-      [most](const auto& reduced, const auto&) { return reduced.steps == most; });
+      crew, work, [most](const auto& reduced, const auto&) { return reduced.steps == most; });
   return py::make_tuple(Doubles(result.steps, result.diagonal.data()),
                         Doubles(result.steps, result.coupling.data()), result.steps);
 }
 
 // Q [n, n] of the full reduction of symmetric a [n, n] to Q^T a Q.
 Matrix back_transform(const Matrix& a) {
-  if (a.ndim() != 2 || a.shape(0) != a.shape(1)) {
-    throw py::value_error("a must be [n, n]");
-  }
-  const int64_t n = a.shape(0);
-  std::vector<float> work(a.data(), a.data() + a.size()), basis(n * n, 0);
+  auto work = square<float>(a);
+  const int64_t n = work.n;
+  std::vector<float> basis(n * n, 0);
   for (int64_t i = 0; i < n; ++i) {
     basis[i * (n + 1)] = 1;
   }
   svdprune::cpu::Crew crew;
   const auto reduced = svdprune::cpu::tridiagonalise<float>(
-      crew, n, work.data(), [](const auto&, const auto&) { return false; });
-  svdprune::cpu::BackTransform<float>(crew, n, n - 1, work.data(), reduced.tau.data())
+      crew, work, [](const auto&, const auto&) { return false; });
+  svdprune::cpu::BackTransform<float>(crew, work, n - 1, reduced.tau.data())
       .apply(crew, n, basis.data());
   Matrix q({n, n});
   for (int64_t i = 0; i < n; ++i) {
@@ -79,13 +87,9 @@ Matrix back_transform(const Matrix& a) {
 
 // Whether symmetric a [n, n] is found to have no eigenvalue above `limit`.
 bool lies_below(const Matrix& a, double limit) {
-  if (a.ndim() != 2 || a.shape(0) != a.shape(1)) {
-    throw py::value_error("a must be [n, n]");
-  }
-  const int64_t n = a.shape(0);
-  std::vector<float> work(a.data(), a.data() + a.size());
+  auto work = square<float>(a);
   svdprune::cpu::Crew crew;
-  svdprune::cpu::TrailingMatrix<float> trailing(crew, n, work.data());
+  svdprune::cpu::TrailingMatrix<float> trailing(crew, work);
   return svdprune::cpu::Remainder<float>(trailing).lies_below(limit);
 }
 
@@ -118,14 +122,10 @@ py::tuple tridiagonal_eigen(const Doubles& diagonal, const Doubles& coupling) {
 py::tuple purify(const Doubles& gram, double variance, std::optional<int64_t> rank,
                  int64_t most_products) {
   namespace cpu = svdprune::cpu;
-  if (gram.ndim() != 2 || gram.shape(0) != gram.shape(1)) {
-    throw py::value_error("gram must be [n, n]");
-  }
-  const int64_t n = gram.shape(0);
-  cpu::Gram<double> copy{cpu::Side::kTokens, n, cpu::aligned_array<double>(n * n), 0, {}};
-  std::copy_n(gram.data(), n * n, copy.values.get());
+  cpu::Gram<double> copy{cpu::Side::kTokens, square<double>(gram), 0, {}};
+  const int64_t n = copy.matrix.n;
   for (int64_t i = 0; i < n; ++i) {
-    copy.trace += copy.values[i * (n + 1)];
+    copy.trace += copy.matrix.at(i, i);
   }
   const auto result = cpu::solve_purify(
       std::move(copy), {variance, rank, false, svdprune::Solver::kPurify}, most_products);

@@ -41,21 +41,23 @@ void negative_factor(int64_t size, const T* products, const T* tau, T* factor) {
 }  // namespace
 
 template <class T>
-BackTransform<T>::BackTransform(Crew& crew, int64_t n, int64_t count, T* reflectors, const T* tau)
-    : n_(n),
+BackTransform<T>::BackTransform(Crew& crew, SquareMatrix<T>& reflectors, int64_t count,
+                                const T* tau)
+    : n_(reflectors.n),
       count_(count),
       reflectors_(reflectors),
       kernel_(tile_kernel<T>(best_instruction_set())),
       factors_(blocks_of(count) * kReflectors * kReflectors) {
   crew.for_each(blocks_of(count), [&](int64_t block) {
     const int64_t first = block * kReflectors, size = std::min(kReflectors, count - first);
-    T* v = reflectors + first * (n + 1) + 1;
+    const int64_t ld = reflectors.ld;
+    T* v = reflectors.column(first) + first + 1;
     for (int64_t j = 0; j < size; ++j) {
-      std::fill_n(v + j * n, j, T(0));
-      v[j * (n + 1)] = 1;
+      std::fill_n(v + j * ld, j, T(0));
+      v[j * (ld + 1)] = 1;
     }
     T products[kReflectors * kReflectors];
-    gemm<T>('T', 'N', size, size, n - first - 1, v, n, v, n, 0, products, size);
+    gemm<T>('T', 'N', size, size, n_ - first - 1, v, ld, v, ld, 0, products, size);
     negative_factor(size, products, tau + first,
                     factors_.data() + block * kReflectors * kReflectors);
   });
@@ -75,16 +77,16 @@ template <class T>
 void BackTransform<T>::apply_block(int64_t block, Workspace& work) const {
   const int64_t first = block * kReflectors, size = std::min(kReflectors, count_ - first);
   const int64_t height = n_ - first - 1, columns = work.columns, width = kernel_.width;
-  const T* v = reflectors_ + first * (n_ + 1) + 1;
+  const T* v = reflectors_.column(first) + first + 1;
   const T* factor = factors_.data() + block * kReflectors * kReflectors;
   T* rows = work.panel.get() + (first + 1) * width;
   T* product = work.products.get();
   T* scaled = product + kReflectors * width;
-  interleave(v, size, n_, height, work.transposed.get(), kReflectors);
+  interleave(v, size, reflectors_.ld, height, work.transposed.get(), kReflectors);
   kernel_.multiply(height, {rows, width}, {work.transposed.get(), kReflectors}, false, columns,
                    size, product, width);
   kernel_.multiply(size, {product, width}, {factor, size}, false, columns, size, scaled, width);
-  kernel_.multiply(size, {scaled, width}, {v, n_}, true, columns, height, rows, width);
+  kernel_.multiply(size, {scaled, width}, {v, reflectors_.ld}, true, columns, height, rows, width);
 }
 
 template <class T>

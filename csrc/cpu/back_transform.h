@@ -2,6 +2,7 @@
 #pragma once
 
 #include "crew.h"
+#include "square_matrix.h"
 #include "tile.h"
 
 #include <cstdint>
@@ -13,9 +14,9 @@ namespace svdprune::cpu {
 template <class T>
 class BackTransform {
  public:
-  // v_k stands in column k of reflectors [n, n], below the diagonal, its leading 1 in row k + 1. What stands
-  // above it within 32 columns is set to zero; the matrix must outlive this object.
-  BackTransform(Crew& crew, int64_t n, int64_t count, T* reflectors, const T* tau);
+  // v_k stands in column k of `reflectors`, below the diagonal, its leading 1 in row k + 1. What stands above it within
+  // 32 columns is set to zero; the matrix must outlive this object.
+  BackTransform(Crew& crew, SquareMatrix<T>& reflectors, int64_t count, const T* tau);
 
   // basis [n, columns] <- Q basis.
   void apply(Crew& crew, int64_t columns, T* basis) const;
@@ -25,7 +26,7 @@ class BackTransform {
   void apply_block(int64_t block, Workspace& work) const;
 
   const int64_t n_, count_;
-  const T* reflectors_;
+  const SquareMatrix<T>& reflectors_;
   const TileKernel<T> kernel_;
   std::vector<T> factors_;  // the triangular factor of each block
 };

@@ -36,20 +36,20 @@ void gemm(char transa, char transb, int64_t m, int64_t n, int64_t k, const T* a,
 }
 
 // Eigenvalues (ascending) and eigenvectors of a symmetric matrix whose lower triangle is in `a` [n,
-// n]; the eigenvectors replace it, one a column. Returns LAPACK's info: 0 is success. Divide and
+// n], of leading dimension lda; the eigenvectors replace it, one a column. Returns LAPACK's info: 0 is success. Divide and
 // conquer needs 2 n^2 numbers of workspace, allocated here.
 template <class T>
-int syevd(int64_t n, T* a, T* eigenvalues) {
-  const int ni = n;
+int syevd(int64_t n, T* a, int64_t lda, T* eigenvalues) {
+  const int ni = n, la = lda;
   const int lwork = 1 + 6 * ni + 2 * ni * ni;
   const int liwork = 3 + 5 * ni;
   std::vector<T> work(lwork);
   std::vector<int> iwork(liwork);
   int info = 0;
   if constexpr (sizeof(T) == 4) {
-    ssyevd_("V", "L", &ni, a, &ni, eigenvalues, work.data(), &lwork, iwork.data(), &liwork, &info);
+    ssyevd_("V", "L", &ni, a, &la, eigenvalues, work.data(), &lwork, iwork.data(), &liwork, &info);
   } else {
-    dsyevd_("V", "L", &ni, a, &ni, eigenvalues, work.data(), &lwork, iwork.data(), &liwork, &info);
+    dsyevd_("V", "L", &ni, a, &la, eigenvalues, work.data(), &lwork, iwork.data(), &liwork, &info);
   }
   return info;
 }

@@ -53,16 +53,16 @@ template <class T>
 void form(Crew& crew, const Image& image, Gram<T>& gram) {
   const int64_t depth = gram.side == Side::kTokens ? image.features : image.tokens;
   rank_k_product<T>(
-      crew, gram.n, depth,
+      crew, depth,
       [&](const PanelBlock& block, T* panel) { fill_panel(image, gram, block, panel); },
-      gram.values.get());
+      gram.matrix);
 }
 
 template <class T>
 double diagonal_sum(const Gram<T>& gram) {
   double sum = 0;
-  for (int64_t i = 0; i < gram.n; ++i) {
-    sum += gram.values[i * (gram.n + 1)];
+  for (int64_t i = 0; i < gram.matrix.n; ++i) {
+    sum += gram.matrix.at(i, i);
   }
   return sum;
 }
@@ -87,7 +87,7 @@ double scale_for_squares(const Image& image, const Transform& transform, double 
 template <class T>
 Gram<T> gram(Crew& crew, const Image& image, Side side, bool center) {
   const int64_t n = side == Side::kTokens ? image.tokens : image.features;
-  Gram<T> result{side, n, aligned_array<T>(n * n), 0, {}};
+  Gram<T> result{side, SquareMatrix<T>(n), 0, {}};
   if (center) {
     result.transform.mean = feature_means(image);
   }

@@ -1,9 +1,9 @@
 // Stage 1 of 5, Gram: X X^T (N x N) or X^T X (D x D).
 #pragma once
 
-#include "aligned.h"
 #include "crew.h"
 #include "pack.h"
+#include "square_matrix.h"
 
 namespace svdprune::cpu {
 
@@ -16,8 +16,7 @@ inline Side smaller_side(const Image& image) {
 template <class T>
 struct Gram {
   Side side;
-  int64_t n;               // N or D
-  AlignedArray<T> values;  // [n, n], column-major, lower triangle
+  SquareMatrix<T> matrix;  // N x N or D x D, lower triangle
   double trace;            // 0 only for all-zero (transformed) features
   Transform transform;     // what was applied to the features
 };

@@ -92,19 +92,18 @@ class FormedColumns {
   explicit FormedColumns(const Gram<T>& gram) : gram_(gram) {}
 
   int64_t tokens() const {
-    return gram_.n;
+    return gram_.matrix.n;
   }
   std::vector<double> diagonal() const {
-    std::vector<double> squares(gram_.n);
-    for (int64_t i = 0; i < gram_.n; ++i) {
-      squares[i] = gram_.values[i * (gram_.n + 1)];
+    std::vector<double> squares(tokens());
+    for (int64_t i = 0; i < tokens(); ++i) {
+      squares[i] = gram_.matrix.at(i, i);
     }
     return squares;
   }
   void column(int64_t token, const double* /*worth*/, double* products) const {
-    for (int64_t i = 0; i < gram_.n; ++i) {
-      const int64_t row = std::max(i, token), column = std::min(i, token);
-      products[i] = gram_.values[row + column * gram_.n];
+    for (int64_t i = 0; i < tokens(); ++i) {
+      products[i] = gram_.matrix.at(std::max(i, token), std::min(i, token));
     }
   }
 
@@ -207,9 +206,9 @@ Picked pick_from_image(Crew& crew, const Image& image, bool center, int64_t most
                         order, shares);
   }
   if (image.tokens == 0 || image.features == 0) {
-    const int64_t n = image.tokens;
-    return pick(Gram<T>{Side::kTokens, n, aligned_zeros<T>(n * n), 0, {}}, most, coverage, order,
-                shares);
+    Gram<T> zeros{Side::kTokens, SquareMatrix<T>(image.tokens), 0, {}};
+    std::fill_n(zeros.matrix.values.get(), zeros.matrix.n * zeros.matrix.ld, T(0));
+    return pick(zeros, most, coverage, order, shares);
   }
   return pick(gram<T>(crew, image, Side::kTokens, center), most, coverage, order, shares);
 }
@@ -219,8 +218,8 @@ Picked pick_from_image(Crew& crew, const Image& image, bool center, int64_t most
 template <class T>
 Picked pick(const Gram<T>& gram, int64_t most, double coverage, int64_t* order, T* shares) {
   FormedColumns<T> columns(gram);
-  return pick_from<T>(Residual<T, FormedColumns<T>>(columns, most), gram.n, most, coverage, order,
-                      shares);
+  return pick_from<T>(Residual<T, FormedColumns<T>>(columns, most), gram.matrix.n, most, coverage,
+                      order, shares);
 }
 
 Picked select_pivoted(Crew& crew, const Image& image, bool center, int64_t most, double coverage,

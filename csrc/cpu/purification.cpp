@@ -50,11 +50,11 @@ bool is_whole(double value) {
 
 }  // namespace
 
-Purification::Purification(int64_t n, const double* gram, int64_t most)
-    : n_(n), g_(n * n), most_(most) {
-  for (int64_t j = 0; j < n; ++j) {
-    for (int64_t i = j; i < n; ++i) {
-      g_[i + j * n] = g_[j + i * n] = gram[i + j * n];
+Purification::Purification(const SquareMatrix<double>& gram, int64_t most)
+    : n_(gram.n), g_(n_ * n_), most_(most) {
+  for (int64_t j = 0; j < n_; ++j) {
+    for (int64_t i = j; i < n_; ++i) {
+      g_[i + j * n_] = g_[j + i * n_] = gram.at(i, j);
     }
   }
   norm_ = std::sqrt(dot(g_, g_));

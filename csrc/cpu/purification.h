@@ -1,6 +1,8 @@
 // Purification: a symmetric matrix turned into a projector onto its leading eigenvectors by products alone.
 #pragma once
 
+#include "square_matrix.h"
+
 #include <cstdint>
 #include <optional>
 #include <vector>
@@ -29,8 +31,8 @@ struct Purified {
 // NotSeparated when more products than `most` would be taken.
 class Purification {
  public:
-  // gram: [n, n], column-major, lower triangle; not zero.
-  Purification(int64_t n, const double* gram, int64_t most);
+  // gram: its lower triangle; not zero.
+  Purification(const SquareMatrix<double>& gram, int64_t most);
 
   // G steered by tr(X) to `rank`: its projector, or a cut through one multiple eigenvalue.
   Purified to_rank(int64_t rank);

@@ -35,8 +35,9 @@ void add(int64_t n, const T* x, T* sum) {
 }  // namespace
 
 template <class T>
-void rank_k_product(Crew& crew, int64_t n, int64_t depth, const FillPanel<T>& fill, T* values,
+void rank_k_product(Crew& crew, int64_t depth, const FillPanel<T>& fill, SquareMatrix<T>& product,
                     InstructionSet set) {
+  const int64_t n = product.n, ld = product.ld;
   const TileKernel<T> kernel = tile_kernel<T>(set);
   const int64_t width = kernel.width, panels = (n + width - 1) / width;
   const int64_t panel_size = width * std::min(depth, kPanelDepth);
@@ -46,7 +47,7 @@ void rank_k_product(Crew& crew, int64_t n, int64_t depth, const FillPanel<T>& fi
       round_up(depth, slices * kPanelDepth) / slices;  // the last may be less
   const int64_t at_once = crew.is_alone() ? 1 : slices;
   // One piece of memory, which malloc keeps for the next call where it returns several to the system.
-  const AlignedArray<T> memory = aligned_array<T>(at_once * packed_size + (slices - 1) * n * n);
+  const AlignedArray<T> memory = aligned_array<T>(at_once * packed_size + (slices - 1) * n * ld);
   T* const packed = memory.get();
   T* const second = packed + at_once * packed_size;
   const auto rows_of = [&](int64_t p) { return std::min(width, n - p * width); };
@@ -56,13 +57,13 @@ void rank_k_product(Crew& crew, int64_t n, int64_t depth, const FillPanel<T>& fi
     T* row = sum + p * width;
     for (int64_t q = 0; q < p; ++q) {
       kernel.multiply(deep, {own, width}, {packed_slice + q * panel_size, width}, add, rows_of(p),
-                      rows_of(q), row + q * width * n, n);
+                      rows_of(q), row + q * width * ld, ld);
     }
     // On the diagonal, from that down, a vector's width of columns at a time.
     for (int64_t j = 0; j < rows_of(p); j += kernel.lanes) {
       const int64_t rows = rows_of(p) - j;
       kernel.multiply(deep, {own + j, width}, {own + j, width}, add, rows,
-                      std::min(rows, kernel.lanes), row + p * width * n + j * (n + 1), n);
+                      std::min(rows, kernel.lanes), row + p * width * ld + j * (ld + 1), ld);
     }
   };
 
@@ -87,7 +88,7 @@ void rank_k_product(Crew& crew, int64_t n, int64_t depth, const FillPanel<T>& fi
       const int64_t pairs = (panels + 1) / 2;
       crew.for_each(at_once * pairs, [&](int64_t item) {
         const int64_t slice = item / pairs, p = item % pairs, mirror = panels - 1 - p;
-        T* sum = first + slice == 0 ? values : second;
+        T* sum = first + slice == 0 ? product.values.get() : second;
         if (deep(slice) == 0) {
           return;
         }
@@ -101,15 +102,15 @@ void rank_k_product(Crew& crew, int64_t n, int64_t depth, const FillPanel<T>& fi
   if (slices == 2) {
     crew.for_each(panels, [&](int64_t p) {
       for (int64_t j = p * width; j < p * width + rows_of(p); ++j) {
-        add(n - j, second + j * (n + 1), values + j * (n + 1));
+        add(n - j, second + j * (ld + 1), product.column(j) + j);
       }
     });
   }
 }
 
-template void rank_k_product(Crew&, int64_t, int64_t, const FillPanel<float>&, float*,
+template void rank_k_product(Crew&, int64_t, const FillPanel<float>&, SquareMatrix<float>&,
                              InstructionSet);
-template void rank_k_product(Crew&, int64_t, int64_t, const FillPanel<double>&, double*,
+template void rank_k_product(Crew&, int64_t, const FillPanel<double>&, SquareMatrix<double>&,
                              InstructionSet);
 
 }  // namespace svdprune::cpu

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "crew.h"
+#include "square_matrix.h"
 #include "tile.h"
 
 #include <cstdint>
@@ -21,10 +22,10 @@ struct PanelBlock {
 template <class T>
 using FillPanel = std::function<void(const PanelBlock& block, T* panel)>;
 
-// values [n, n], column-major: its lower triangle becomes that of P P^T, P [n, K]. Some of the upper triangle,
-// next to the diagonal, is overwritten.
+// The lower triangle of `product` becomes that of P P^T, P [n, K]. Some of the upper triangle, next to the diagonal, is
+// overwritten.
 template <class T>
-void rank_k_product(Crew& crew, int64_t n, int64_t depth, const FillPanel<T>& fill, T* values,
+void rank_k_product(Crew& crew, int64_t depth, const FillPanel<T>& fill, SquareMatrix<T>& product,
                     InstructionSet set = best_instruction_set());
 
 }  // namespace svdprune::cpu

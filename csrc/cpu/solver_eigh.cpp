@@ -12,9 +12,10 @@ namespace svdprune::cpu {
 
 template <class T>
 Spectrum<T> solve_eigh(Gram<T> gram, const Options& options) {
-  const int64_t n = gram.n;
+  SquareMatrix<T>& matrix = gram.matrix;
+  const int64_t n = matrix.n;
   std::vector<T> ascending(n);
-  if (const int info = syevd(n, gram.values.get(), ascending.data()); info != 0) {
+  if (const int info = syevd(n, matrix.values.get(), matrix.ld, ascending.data()); info != 0) {
     if constexpr (std::is_same_v<T, float>) {
       throw NotSeparated();  // as where entries vanish beside the largest one
     }
@@ -28,18 +29,21 @@ Spectrum<T> solve_eigh(Gram<T> gram, const Options& options) {
   const std::vector<T> descending(ascending.rbegin(), ascending.rend());
   const int64_t rank = options.rank.value_or(
       std::min(n, rank_for_variance(descending.data(), n, options.variance, total)));
-  // LAPACK's order is ascending: turn the leading columns round.
-  T* basis = gram.values.get() + (n - rank) * n;
+  // LAPACK's order is ascending: turn the leading columns round, and close the gaps between them.
   for (int64_t j = 0; j < rank / 2; ++j) {
-    T* column = basis + j * n;
-    std::swap_ranges(column, column + n, basis + (rank - 1 - j) * n);
+    T* column = matrix.column(n - rank + j);
+    std::swap_ranges(column, column + n, matrix.column(n - 1 - j));
+  }
+  T* basis = matrix.values.get();
+  for (int64_t j = 0; j < rank; ++j) {
+    std::copy_n(matrix.column(n - rank + j), n, basis + j * n);
   }
   return Spectrum<T>{
       .side = gram.side,
       .n = n,
       .rank = rank,
       .eigenvalues = std::vector<T>(descending.begin(), descending.begin() + rank),
-      .storage = std::move(gram.values),
+      .storage = std::move(matrix.values),
       .basis = basis,
       .columns = rank,
       .complement = false,

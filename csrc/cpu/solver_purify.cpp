@@ -111,9 +111,9 @@ void span(Purification& purification, Purified result, int64_t rank, int64_t n, 
 }  // namespace
 
 Spectrum<double> solve_purify(Gram<double> gram, const Options& options, int64_t most_products) {
-  const int64_t n = gram.n;
-  Purification purification(n, gram.values.get(), most_products);
-  gram.values.reset();
+  const int64_t n = gram.matrix.n;
+  Purification purification(gram.matrix, most_products);
+  gram.matrix.values.reset();
   auto [rank, result] = options.rank
                             ? std::pair(*options.rank, purification.to_rank(*options.rank))
                             : by_energy(purification, n, kReached * options.variance * gram.trace);

@@ -184,7 +184,7 @@ Cut<T> narrow_cut(Crew& crew, const Tridiagonal<T>& reduced, const std::vector<d
 
 template <class T>
 Spectrum<T> solve_tridiag(Crew& crew, Gram<T> gram, const Options& options) {
-  const int64_t n = gram.n;
+  const int64_t n = gram.matrix.n;
   std::vector<double> ritz;
   CheckSchedule looks(n, gram.trace, options.variance, options.rank.value_or(0));
   const auto enough = [&](const Tridiagonal<T>& reduced, const Remainder<T>& remainder) {
@@ -198,7 +198,7 @@ Spectrum<T> solve_tridiag(Crew& crew, Gram<T> gram, const Options& options) {
     looks.fail();
     return false;
   };
-  const Tridiagonal<T> reduced = tridiagonalise<T>(crew, n, gram.values.get(), enough);
+  const Tridiagonal<T> reduced = tridiagonalise<T>(crew, gram.matrix, enough);
   if (static_cast<int64_t>(ritz.size()) != reduced.steps) {  // else they are the certificate's
     ritz = tridiagonal_eigenvalues(crew, reduced.diagonal, reduced.coupling);
   }
@@ -219,7 +219,7 @@ Spectrum<T> solve_tridiag(Crew& crew, Gram<T> gram, const Options& options) {
   const int64_t columns = complement ? n - rank : rank;
   AlignedArray<T> storage = aligned_array<T>(n * columns);
   T* basis = storage.get();
-  const BackTransform<T> back(crew, n, reduced.steps - 1, gram.values.get(), reduced.tau.data());
+  const BackTransform<T> back(crew, gram.matrix, reduced.steps - 1, reduced.tau.data());
   eigenvectors(crew, reduced, back, ritz, first, columns, n, basis);
   return Spectrum<T>{
       .side = gram.side,

@@ -24,7 +24,7 @@ template <class T>
 Spectrum<T> spectrum(Crew& crew, Gram<T> gram, const Options& options) {
   if (gram.trace == 0) {
     return Spectrum<T>{
-        gram.side, gram.n,        0, {}, nullptr, nullptr, 0, false, std::move(gram.transform),
+        gram.side, gram.matrix.n, 0, {}, nullptr, nullptr, 0, false, std::move(gram.transform),
         0,         Solver::kAuto, {}};
   }
   if (options.solver == Solver::kPurify) {

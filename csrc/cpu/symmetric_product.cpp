@@ -18,7 +18,7 @@ constexpr int64_t kColumns = 8;  // taken together below the diagonal, sharing l
 
 // y += a x of a whole block on the diagonal, a its first element.
 template <class T, int Bytes>
-[[gnu::always_inline]] inline void add_diagonal(int64_t n, const T* a, const T* x, T* y) {
+[[gnu::always_inline]] inline void add_diagonal(const T* a, int64_t lda, const T* x, T* y) {
   using L = Lanes<T, Bytes>;
   typename L::Vector sum[kDiagonalBlock / L::kCount];
   std::memcpy(sum, y, sizeof(sum));
@@ -26,7 +26,7 @@ template <class T, int Bytes>
 #pragma GCC unroll 8
     for (int64_t v = 0; v < kDiagonalBlock / L::kCount; ++v) {
       typename L::Vector own;
-      L::load(a + j * n + v * L::kCount, own);
+      L::load(a + j * lda + v * L::kCount, own);
       sum[v] += own * x[j];
     }
   }
@@ -36,10 +36,10 @@ template <class T, int Bytes>
 // y += the share in a x of rows below .. n of kColumns columns from j on, and of their mirror images.
 template <class T, int Bytes>
 [[gnu::always_inline]] inline void add_below(int64_t n, int64_t below, int64_t j,
-                                             const T* __restrict a, const T* __restrict x,
-                                             T* __restrict y) {
+                                             const T* __restrict a, int64_t lda,
+                                             const T* __restrict x, T* __restrict y) {
   using L = Lanes<T, Bytes>;
-  const T* __restrict column = a + j * n;
+  const T* __restrict column = a + j * lda;
   typename L::Vector mirrored[kColumns] = {};
   int64_t i = below;
   for (; i + L::kCount <= n; i += L::kCount) {
@@ -49,7 +49,7 @@ template <class T, int Bytes>
 #pragma GCC unroll 8
     for (int64_t c = 0; c < kColumns; ++c) {
       typename L::Vector value;
-      L::load(column + c * n + i, value);
+      L::load(column + c * lda + i, value);
       mirrored[c] += value * own;
       sum += value * x[j + c];
     }
@@ -59,8 +59,8 @@ template <class T, int Bytes>
   for (int64_t c = 0; c < kColumns; ++c) {
     T sum = L::sum(mirrored[c]);
     for (int64_t row = i; row < n; ++row) {
-      sum += column[c * n + row] * x[row];
-      y[row] += column[c * n + row] * x[j + c];
+      sum += column[c * lda + row] * x[row];
+      y[row] += column[c * lda + row] * x[j + c];
     }
     y[j + c] += sum;
   }
@@ -68,27 +68,28 @@ template <class T, int Bytes>
 
 template <class T, int Bytes>
 [[gnu::always_inline]] inline void add_product(int64_t n, int64_t begin, int64_t end, const T* a,
-                                               const T* x, T* y) {
+                                               int64_t lda, const T* x, T* y) {
   for (int64_t block = begin; block < end; block += kDiagonalBlock) {
     if (block + kDiagonalBlock > n) {
       for (int64_t j = block; j < n; ++j) {
         for (int64_t i = block; i < n; ++i) {
-          y[i] += a[i + j * n] * x[j];
+          y[i] += a[i + j * lda] * x[j];
         }
       }
       return;
     }
-    add_diagonal<T, Bytes>(n, a + block * (n + 1), x + block, y + block);
+    add_diagonal<T, Bytes>(a + block * (lda + 1), lda, x + block, y + block);
     for (int64_t j = block; j < block + kDiagonalBlock; j += kColumns) {
-      add_below<T, Bytes>(n, block + kDiagonalBlock, j, a, x, y);
+      add_below<T, Bytes>(n, block + kDiagonalBlock, j, a, lda, x, y);
     }
   }
 }
 
-#define SVDPRUNE_PRODUCT(name, attributes, bytes)                                             \
-  template <class T>                                                                          \
-  attributes void name(int64_t n, int64_t begin, int64_t end, const T* a, const T* x, T* y) { \
-    add_product<T, bytes>(n, begin, end, a, x, y);                                            \
+#define SVDPRUNE_PRODUCT(name, attributes, bytes)                                                  \
+  template <class T>                                                                               \
+  attributes void name(int64_t n, int64_t begin, int64_t end, const T* a, int64_t lda, const T* x, \
+                       T* y) {                                                                     \
+    add_product<T, bytes>(n, begin, end, a, lda, x, y);                                            \
   }
 
 #if defined(__x86_64__)

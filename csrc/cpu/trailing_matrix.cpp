@@ -32,18 +32,18 @@ int64_t block_start(int64_t i) {
 }  // namespace
 
 template <class T>
-TrailingMatrix<T>::TrailingMatrix(Crew& crew, int64_t n, T* a)
+TrailingMatrix<T>::TrailingMatrix(Crew& crew, SquareMatrix<T>& a)
     : crew_(crew),
-      n_(n),
       a_(a),
+      n_(a.n),
       kernel_(tile_kernel<T>(best_instruction_set())),
       add_symmetric_product_(symmetric_product<T>(best_instruction_set())),
-      stride_(block_start(n) + 2 * kDiagonalBlock + kernel_.width),
+      stride_(block_start(n_) + 2 * kDiagonalBlock + kernel_.width),
       updates_(aligned_zeros<T>(3 * kDelay * stride_)),
       products_(aligned_array<T>(kMostParts * stride_)) {
-  for (int64_t j = 0; j < n; ++j) {
+  for (int64_t j = 0; j < n_; ++j) {
     for (int64_t i = block_start(j); i < j; ++i) {
-      a[i + j * n] = a[j + i * n];
+      a.column(j)[i] = a.at(j, i);
     }
   }
 }
@@ -77,7 +77,7 @@ void TrailingMatrix<T>::apply(int64_t begin, int64_t end) {
     const int64_t columns = std::min(kDiagonalBlock, n_ - block);
     for (int64_t i = block; i < n_; i += kernel_.width) {
       kernel_.multiply(2 * kDelay, {left.values + i, stride_}, {right.values + block, stride_},
-                       true, std::min(kernel_.width, n_ - i), columns, a_ + i + block * n_, n_);
+                       true, std::min(kernel_.width, n_ - i), columns, a_.column(block) + i, a_.ld);
     }
   }
 }
@@ -85,7 +85,7 @@ void TrailingMatrix<T>::apply(int64_t begin, int64_t end) {
 template <class T>
 T* TrailingMatrix<T>::take_column() {
   const int64_t k = first_++;
-  T* column = a_ + k * n_;
+  T* column = a_.column(k);
   T v[kDelay], u[kDelay];
   for (int64_t l = 0; l < pending_; ++l) {
     v[l] = std::exchange(entry(0, l, k), T(0));
@@ -120,7 +120,7 @@ void TrailingMatrix<T>::multiply(const T* x, T* y) {
     }
     T* product = products_.get() + part * stride_;
     std::fill(product + from, product + n_, T(0));
-    add_symmetric_product_(n_, from, to, a_, x, product);
+    add_symmetric_product_(n_, from, to, a_.values.get(), a_.ld, x, product);
   });
   const int64_t start = block_start(first_);
   std::copy(products_.get() + start, products_.get() + n_, y + start);
@@ -149,7 +149,7 @@ const T* TrailingMatrix<T>::column(int64_t j) {
     crew_.phase(parts.count, [&](int part) { apply(parts.begin[part], parts.begin[part + 1]); });
     pending_ = 0;
   }
-  return a_ + j * n_;
+  return a_.column(j);
 }
 
 template class TrailingMatrix<float>;

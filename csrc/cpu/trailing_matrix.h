@@ -4,6 +4,7 @@
 
 #include "aligned.h"
 #include "crew.h"
+#include "square_matrix.h"
 #include "symmetric_product.h"
 #include "tile.h"
 
@@ -11,12 +12,12 @@
 
 namespace svdprune::cpu {
 
-// Holds a [n, n], column-major, lower triangle. Rows and columns from first() on are left; vectors are indexed as a
+// Holds the lower triangle of a [n, n]. Rows and columns from first() on are left; vectors are indexed as a
 // is, and must be 0 before first(). See Note [delayed updates].
 template <class T>
 class TrailingMatrix {
  public:
-  TrailingMatrix(Crew& crew, int64_t n, T* a);
+  TrailingMatrix(Crew& crew, SquareMatrix<T>& a);
 
   int64_t order() const {
     return n_;
@@ -56,8 +57,8 @@ class TrailingMatrix {
   void apply(int64_t begin, int64_t end);
 
   Crew& crew_;
+  SquareMatrix<T>& a_;
   int64_t n_, first_ = 0;
-  T* a_;
   TileKernel<T> kernel_;
   SymmetricProduct<T>* add_symmetric_product_;
   int64_t stride_;       // of updates_ and products_

@@ -38,10 +38,11 @@ Reflection reflect(T* x, int64_t length) {
 
 template <class T>
 Tridiagonal<T> tridiagonalise(
-    Crew& crew, int64_t n, T* a,
+    Crew& crew, SquareMatrix<T>& a,
     const std::function<bool(const Tridiagonal<T>&, const Remainder<T>&)>& enough) {
   Tridiagonal<T> result;
-  TrailingMatrix<T> trailing(crew, n, a);
+  const int64_t n = a.n;
+  TrailingMatrix<T> trailing(crew, a);
   std::vector<T> v(n), w(n), y(n);
   for (int64_t k = 0; k < n; ++k) {
     T* column = trailing.take_column();
@@ -70,10 +71,10 @@ Tridiagonal<T> tridiagonalise(
 }
 
 template Tridiagonal<float> tridiagonalise(
-    Crew&, int64_t, float*,
+    Crew&, SquareMatrix<float>&,
     const std::function<bool(const Tridiagonal<float>&, const Remainder<float>&)>&);
 template Tridiagonal<double> tridiagonalise(
-    Crew&, int64_t, double*,
+    Crew&, SquareMatrix<double>&,
     const std::function<bool(const Tridiagonal<double>&, const Remainder<double>&)>&);
 
 }  // namespace svdprune::cpu

@@ -35,7 +35,7 @@ struct Tridiagonal {
 // asked after every step, or to the end.
 template <class T>
 Tridiagonal<T> tridiagonalise(
-    Crew& crew, int64_t n, T* a,
+    Crew& crew, SquareMatrix<T>& a,
     const std::function<bool(const Tridiagonal<T>&, const Remainder<T>&)>& enough);
 
 }  // namespace svdprune::cpu
