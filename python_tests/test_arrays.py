@@ -225,6 +225,19 @@ def test_arrays_of_two_libraries():
         svdprune.prune_varlen(flat.numpy(), LENGTHS, torch.from_numpy(KEEPS))
 
 
+def test_a_masked_array():
+    x = np.ma.masked_array(gaussian(9, 12).numpy())
+    with refused(TypeError, ": x must be an array without a mask, got numpy.ma"):
+        svdprune.prune(x, 3)
+
+
+def test_arrays_in_a_compiled_function():
+    torch._dynamo.reset()
+    x = gaussian(9, 12).numpy()
+    compiled = torch.compile(lambda x: svdprune.prune(x, 3).indices, backend="eager")
+    np.testing.assert_array_equal(compiled(x), svdprune.prune(x, 3).indices)
+
+
 def test_offsets_that_are_no_array():
     for x in (gaussian(9, 12), gaussian(9, 12).numpy()):
         lengths = torch.from_numpy(LENGTHS) if isinstance(x, torch.Tensor) else LENGTHS

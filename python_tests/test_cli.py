@@ -84,6 +84,7 @@ def test_info_imports_no_optional_package():
         (["--rounds", "0"], "--rounds"),
         (["--dtype", "int8"], "--dtype"),
         (["--out", __file__], "--out"),
+        (["--out", f"{__file__}/sub"], "--out"),
         (["missing.jpg"], "PHOTO"),
         ([not_an_image], "PHOTO"),
     ],

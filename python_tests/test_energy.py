@@ -1,5 +1,6 @@
 """captured_energy: against an SVD, and its refusals."""
 
+import numpy as np
 import pytest
 import torch
 from samples import gaussian
@@ -53,6 +54,27 @@ def test_scale_and_zero():
 def test_shapes_are_checked(x, indices):
     with pytest.raises(ValueError, match="captured_energy: indices must be"):
         svdprune.captured_energy(torch.zeros(x), torch.zeros(indices, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("x", "indices", "message"),
+    [
+        (np.zeros((6, 9)), torch.zeros(2, dtype=torch.int64), "x must be a Tensor, got ndarray"),
+        (torch.zeros(6, 9), [0, 1], "indices must be a Tensor, got list"),
+        (torch.zeros(6, 9), torch.zeros(2), "indices must be int64 or int32, got torch.float32"),
+    ],
+)
+def test_types_are_checked(x, indices, message):
+    with pytest.raises(TypeError, match=f"captured_energy: {message}"):
+        svdprune.captured_energy(x, indices)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_refused(value):
+    x = torch.zeros(6, 9)
+    x[2, 3] = value
+    with pytest.raises(ValueError, match="captured_energy: x must be finite, got NaN or Inf"):
+        svdprune.captured_energy(x, torch.tensor([0]))
 
 
 @pytest.mark.parametrize("index", [-2, 6])

@@ -216,6 +216,15 @@ def test_ablations_compare_an_adaptive_budget_with_a_fixed_one(folder, tmp_path,
     assert f"fixed, {fixed['keep']} tokens" in (tmp_path / "ablations.md").read_text()
 
 
+def test_a_preset_takes_the_budgets_asked_for(folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(run_module.PRESETS, "quick", lambda seeds: PRESETS["methods"](1)[:1])
+    console = Console(file=io.StringIO())
+    rows = run(small(folder, tmp_path, images=1, budgets=(8,)), console)["rows"]
+    assert [row["keep"] for row in rows] == [8]
+    with pytest.raises(ValueError, match="--budget: must be less than the model's 144 vision"):
+        run(small(folder, tmp_path, images=1, budgets=(144, 999)), console)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -226,6 +235,7 @@ def test_ablations_compare_an_adaptive_budget_with_a_fixed_one(folder, tmp_path,
         (("--split", "dev"), "--split: must be one of train, validation, test, got 'dev'"),
         (("--images", "0"), "--images: must be at least 1, got 0"),
         (("--budget", "0"), "--budget: must be at least 1, got [0]"),
+        (("--out", f"{__file__}/sub"), f"got {__file__}/sub: {__file__} is a file"),
         (("--model", "/nowhere"), "folder must hold a checkpoint, got '/nowhere'"),
     ],
 )

@@ -249,7 +249,7 @@ def test_masks_by_slot():
 
 def test_slots_of_a_cache_that_grew_or_was_cropped():
     behind = Behind(torch.ones(1, 4, dtype=torch.bool), torch.tensor([[6]]), is_full=True)
-    slots = Slots(10, (behind,), 3)
+    slots = Slots((behind,), 10, 3)
     assert slots.at(12).behind[0].valid.shape == (1, 6)
     assert slots.at(8).behind[0].valid.shape == (1, 2)
     assert slots.at(8).text == 1

@@ -1,5 +1,7 @@
 """Budgets of apply(): how many tokens of which image are kept, against a float64 SVD."""
 
+import re
+
 import pytest
 import torch
 from by_hand import RANK, recorded, scored_features
@@ -161,11 +163,15 @@ def test_energy_of_each_image(options):
         ({"select": "pivoted", "scope": "tile"}, "scope must be per, 'image', for select pivoted"),
         ({"select": "pivoted", "method": "norm"}, "select must be left out for method norm"),
         ({"energy": 1}, "energy must be a bool, got 1"),
+        ({"center": "no"}, "center must be a bool, got 'no'"),
+        ({"variance": "x"}, "variance must be in (0, 1], got 'x'"),
+        ({"coverage": True}, "coverage must be None or in (0, 1], got True"),
+        ({"options": 3}, "options must be None or a mapping of names to values, got 3"),
     ],
     ids=str,
 )
-def test_what_does_not_go_with_pivoted_is_refused(options, message):
-    with pytest.raises(ValueError, match=f"apply: {message}"):
+def test_arguments_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(ValueError, match=re.escape(f"apply: {message}")):
         settings(**options)
 
 

@@ -52,6 +52,9 @@ def call_with_arrays(
         ValueError: An array's layout or dtype cannot go through DLPack.
     """
     op = function.__name__
+    if torch.compiler.is_compiling():
+        got = ", ".join(f"{name}: {_type_name(array)}" for name, array in arrays.items())
+        raise TypeError(f"svdprune::{op}: arrays must be tensors where it is compiled, got {got}")
     libraries = {name: _library_of(op, name, array) for name, array in arrays.items()}
     library = next(iter(libraries.values()))
     if any(other is not library for other in libraries.values()):
@@ -74,6 +77,10 @@ def _library_of(op: str, name: str, array: Any) -> ModuleType:
         raise TypeError(
             f"svdprune::{op}: {name} must be a Tensor or an array with __dlpack__, "
             f"got {type(array).__name__}"
+        )
+    if hasattr(array, "mask"):
+        raise TypeError(
+            f"svdprune::{op}: {name} must be an array without a mask, got {_type_name(array)}"
         )
     if hasattr(array, "__array_namespace__"):
         library = array.__array_namespace__()

@@ -140,7 +140,9 @@ def evaluate(
     split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
     budget: Annotated[
         list[int] | None,
-        typer.Option(help="Vision tokens to keep; may be given again. [192 128 64 32 16 8]"),
+        typer.Option(
+            help="Vision tokens to keep; may be given again. [192 128 64 32 16 8; quick: 32 16]"
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="Seeds of a random method.")] = 3,
     out: Annotated[Path, typer.Option(help="Folder for records and results.")] = Path("eval-out"),
@@ -151,10 +153,11 @@ def evaluate(
     command goes on.
     """
     _require("eval", "demo")
-    from svdprune_ext.evaluation import BUDGETS, EvalSettings, run
+    from svdprune_ext.evaluation import EvalSettings, run
 
     try:
-        settings = EvalSettings(preset, model, images, split, tuple(budget or BUDGETS), seeds, out)
+        budgets = tuple(budget) if budget else None
+        settings = EvalSettings(preset, model, images, split, budgets, seeds, out)
         run(settings, Console())
     except ValueError as error:
         _fail("eval", str(error))

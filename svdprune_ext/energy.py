@@ -22,8 +22,16 @@ def captured_energy(x: Tensor, indices: Tensor) -> Tensor:
         Shares in [0, 1], float64 [B], or a scalar tensor for [N, D]; 0 for an image that is zero.
 
     Raises:
-        ValueError: The shapes do not belong together, or an index is no position of x.
+        ValueError: The shapes do not belong together, an index is no position of x, or x holds NaN or Inf.
+        TypeError: x or indices is no tensor, or indices are not whole numbers.
     """
+    for name, tensor in (("x", x), ("indices", indices)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(
+                f"captured_energy: {name} must be a Tensor, got {type(tensor).__name__}"
+            )
+    if indices.dtype not in (torch.int64, torch.int32):
+        raise TypeError(f"captured_energy: indices must be int64 or int32, got {indices.dtype}")
     if x.dim() not in (2, 3) or indices.dim() != x.dim() - 1 or indices.shape[:-1] != x.shape[:-2]:
         raise ValueError(
             "captured_energy: indices must be [B, K] for x [B, N, D], or [K] for [N, D], got shapes "
@@ -32,7 +40,9 @@ def captured_energy(x: Tensor, indices: Tensor) -> Tensor:
     tokens = x.shape[-2]
     if indices.numel() and not bool(((indices >= -1) & (indices < tokens)).all()):
         raise ValueError(f"captured_energy: indices must be in [-1, {tokens - 1}], got others")
-    x = x.detach().double()
+    x, indices = x.detach().double(), indices.long()
+    if not bool(x.isfinite().all()):
+        raise ValueError("captured_energy: x must be finite, got NaN or Inf")
     largest = x.abs().amax((-2, -1), keepdim=True) if x.numel() else x.new_ones(1)
     x = x / largest.where(largest > 0, 1)  # whose squares fit
     rows = torch.cat([x, torch.zeros_like(x[..., :1, :])], dim=-2)  # -1 is a row of zeros

@@ -29,8 +29,8 @@ says why. It looks at the features' Gram matrix alone, at no directions and no e
 than 128 eps of its squared length is left (eps that of the working precision); explained ones come last, the
 lower index first. Tokens of which the same is left, to 32 eps, are equal: the lower index wins.
 
-Arrays: beside tensors, all take arrays of a library with DLPack (NumPy, CuPy, JAX) and return arrays of that
-library, on the same device, without a copy and without a gradient. See ``arrays.py``.
+Arrays: beside tensors, all but ``diagnose`` take arrays of a library with DLPack (NumPy, CuPy, JAX) and
+return arrays of that library, on the same device, without a copy and without a gradient. See ``arrays.py``.
 
 Method: SVD-Prune, arXiv 2604.11530, section 3.
 """

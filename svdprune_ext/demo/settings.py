@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,23 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 class SettingsError(ValueError):
     """An option is wrong; the message begins with its name."""
+
+
+def check_folder(out: Path) -> None:
+    """Whether results can be written to a folder, which need not be there yet.
+
+    Raises:
+        SettingsError: They cannot.
+    """
+    there = out
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise SettingsError(
+            f"--out: must be a folder, or one to be made, got {out}: {there} is a file"
+        )
+    if not os.access(there, os.W_OK):
+        raise SettingsError(f"--out: must be a folder to write to, got {out}: {there} is read-only")
 
 
 @dataclass(frozen=True)
@@ -101,8 +119,7 @@ class Settings:
             raise SettingsError(f"--picture: must be at least 0, got {self.picture}")
         if self.dtype not in DTYPES:
             raise SettingsError(f"--dtype: must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
-        if self.out.exists() and not self.out.is_dir():
-            raise SettingsError(f"--out: is there already and is no folder: {self.out}")
+        check_folder(self.out)
 
     def check_keep(self, num_tokens: int) -> None:
         """Refuses to keep more tokens than the model has for an image.

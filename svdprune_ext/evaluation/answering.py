@@ -10,7 +10,7 @@ A method that chooses within the decoder may look at the question: it is given w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +24,7 @@ from svdprune_ext.evaluation.exam import Exam
 from svdprune_ext.evaluation.prefix import read_prefix, rows_of
 from svdprune_ext.models.cache import cache_argument
 from svdprune_ext.models.families import family_of
+from svdprune_ext.models.vision import Selection
 from svdprune_ext.tiny_vlm.evaluation import LONGEST_ANSWER
 
 _IMAGES = 32  # a call of the vision tower
@@ -117,14 +118,18 @@ def _applied(model: Any, cell: Cell) -> Any:
 
 
 def _encode(model: Any, exam: Exam, handle: Any, layer: int | None = None) -> Encoded:
-    rows = _rows(model, exam, layer)
+    noted: list[Selection] = []
+    rows = _rows(model, exam, layer, lambda: None if handle is None else noted.append(handle.last))
     if handle is None or handle.last is None:
         return Encoded(rows, None, None)
-    rank = handle.last.rank.float().mean().item()
-    return Encoded(rows, torch.stack(handle.last.kept).cpu(), rank or None)
+    rank = torch.cat([last.rank for last in noted]).float().mean().item()
+    kept = torch.stack([kept for last in noted for kept in last.kept])
+    return Encoded(rows, kept.cpu(), rank or None)
 
 
-def _rows(model: Any, exam: Exam, layer: int | None) -> Tensor:
+def _rows(
+    model: Any, exam: Exam, layer: int | None, after_call: Callable[[], None] = lambda: None
+) -> Tensor:
     """What ``get_image_features`` returns of every image [images, N, H], as it is patched at the time."""
     options: dict[str, Any] = {} if layer is None else {"vision_feature_layer": layer}
     rows: list[Tensor] = []
@@ -132,6 +137,7 @@ def _rows(model: Any, exam: Exam, layer: int | None) -> Tensor:
         given = pixels.to(model.device, model.dtype)
         output = model.base_model.get_image_features(given, return_dict=True, **options)
         rows += list(output.pooler_output)
+        after_call()
     return torch.stack(rows)
 
 

@@ -46,7 +46,6 @@ class Series:
         arguments: As of ``Cell``.
         scored_layer: As of ``Cell``.
         seeds: Seeds of a random method, whose answers are pooled; none for the others.
-        budgets: Its own budgets where they differ from the preset's.
     """
 
     name: str
@@ -54,7 +53,6 @@ class Series:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     scored_layer: int | None = None
     seeds: tuple[int, ...] = ()
-    budgets: tuple[int, ...] | None = None
 
     def cells(self, keep: int) -> list[Cell]:
         """The cells of one budget: one, or one for each seed."""
@@ -77,5 +75,4 @@ class Series:
         """Those budgets that drop some of an image's tokens; an adaptive series has no other cap than all."""
         if self.adaptive:
             return [tokens]
-        own = self.budgets if self.budgets is not None else tuple(budgets)
-        return [keep for keep in own if keep < tokens]
+        return [keep for keep in budgets if keep < tokens]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from svdprune_ext.models.cache import cache_returned
-from svdprune_ext.models.decoder import _LAYOUT, noted_layout
+from svdprune_ext.models.cache import LAYOUT, cache_returned, note
+from svdprune_ext.models.decoder import noted_layout
 
 
 def read_prefix(model: Any, prefix: Tensor, images: range) -> Any:
@@ -46,7 +45,5 @@ def rows_of(cache: Any, rows: Tensor) -> Any:
         chosen.update(layer.keys[at], layer.values[at], number)
     layout = noted_layout(cache, 0)
     if layout is not None:
-        at = rows.to(layout.index.device)
-        parts = {name: getattr(layout, name)[at] for name in ("index", "valid", "dropped")}
-        setattr(chosen, _LAYOUT, replace(layout, **parts))
+        note(chosen, LAYOUT, layout.of_rows(rows))
     return chosen

@@ -20,12 +20,13 @@ from rich.progress import (
 )
 from torch import Tensor
 
+from svdprune_ext.demo.settings import check_folder
 from svdprune_ext.evaluation import markdown
 from svdprune_ext.evaluation.answering import answer, features
 from svdprune_ext.evaluation.cells import UNPRUNED, Cell, Series
 from svdprune_ext.evaluation.energy import span_shares
 from svdprune_ext.evaluation.exam import Exam, prepare
-from svdprune_ext.evaluation.presets import BUDGETS, PRESETS
+from svdprune_ext.evaluation.presets import BUDGETS, BUDGETS_OF, PRESETS
 from svdprune_ext.evaluation.records import Records, key_of, right_by_kind, surroundings
 from svdprune_ext.evaluation.summary import summarise
 from svdprune_ext.tiny_vlm import SPLITS, load
@@ -40,7 +41,7 @@ class EvalSettings:
         model: Folder of a checkpoint that knows the questions; None takes the tiny VLM of the package.
         images: How many images of the split, from number 0 on.
         split: One of ``tiny_vlm.SPLITS``.
-        budgets: Vision tokens to keep; those that do not fit are left out.
+        budgets: Vision tokens to keep; those that do not fit are left out. None: the preset's.
         seeds: How many seeds a random method gets.
         out: Folder for the records and the results.
     """
@@ -49,7 +50,7 @@ class EvalSettings:
     model: Path | None = None
     images: int = 300
     split: str = "test"
-    budgets: tuple[int, ...] = BUDGETS
+    budgets: tuple[int, ...] | None = None
     seeds: int = 3
     out: Path = Path("eval-out")
 
@@ -66,10 +67,9 @@ class EvalSettings:
         for name in ("images", "seeds"):
             if getattr(self, name) < 1:
                 raise ValueError(f"--{name}: must be at least 1, got {getattr(self, name)}")
-        if not self.budgets or min(self.budgets) < 1:
+        if self.budgets is not None and (not self.budgets or min(self.budgets) < 1):
             raise ValueError(f"--budget: must be at least 1, got {list(self.budgets)}")
-        if self.out.exists() and not self.out.is_dir():
-            raise ValueError(f"--out: is there already and is no folder: {self.out}")
+        check_folder(self.out)
 
 
 def run(settings: EvalSettings, console: Console) -> dict[str, Any]:
@@ -105,7 +105,14 @@ def run(settings: EvalSettings, console: Console) -> dict[str, Any]:
 
 
 def _plan(series: list[Series], settings: EvalSettings, tokens: int) -> list[tuple[Series, int]]:
-    return [(s, keep) for s in series for keep in s.budgets_within(tokens, settings.budgets)]
+    budgets = settings.budgets
+    if budgets is None:
+        budgets = BUDGETS_OF.get(settings.preset, BUDGETS)
+    elif min(budgets) >= tokens:
+        raise ValueError(
+            f"--budget: must be less than the model's {tokens} vision tokens, got {list(budgets)}"
+        )
+    return [(s, keep) for s in series for keep in s.budgets_within(tokens, budgets)]
 
 
 def _cells(planned: list[tuple[Series, int]]) -> list[Cell]:

@@ -32,14 +32,14 @@ class Handle:
 
     def __init__(
         self,
-        model: nn.Module,
+        base: nn.Module,
         settings: Settings | None,
         vision: VisionSide | None,
         depth: DepthSide | None,
         removers: list[Callable[[], None]],
     ) -> None:
         self.settings = settings
-        self._model = model
+        self._base = base
         self._vision, self._depth = vision, depth
         self._removers = removers
 
@@ -54,12 +54,13 @@ class Handle:
 
     def remove(self) -> None:
         """Restores the model exactly. Calling it again does nothing."""
-        for remove in self._removers:
-            remove()
-        self._removers.clear()
-        _patched.discard(self._model)
+        _patched.discard(self._base)
+        while self._removers:  # the last one first: two may have put the same attribute
+            self._removers.pop()()
 
     def __enter__(self) -> Handle:
+        if not self._removers:
+            raise RuntimeError("svdprune_ext: the handle's pruning was removed; apply() it again")
         return self
 
     def __exit__(
@@ -100,7 +101,9 @@ def apply(
     Modifications: forward hooks on the base model, the projector and the decoder, and ``get_image_features``
     (``get_video_features``) of the base model on the instance, with "prompt" also ``generate``; for a method
     within the decoder hooks on its layers, ``generate``, and ``config`` of a few attention modules on the
-    instance. No weight and no shared configuration is touched. One forward pass at a time.
+    instance; and on each cache that holds a pruned prompt, notes of what its slots hold, and the methods that
+    reorder, repeat or select its rows, which the notes follow. No weight and no shared configuration is
+    touched. One forward pass at a time. A patched model cannot be copied or pickled: copy it first.
 
     Args:
         model: A model of one of ``supported_models()``.
@@ -148,7 +151,7 @@ def apply(
     Source: SVD-Prune, arXiv 2604.11530, section 3 (encoder-side pruning).
     """
     family = family_of(model)
-    if model in _patched:
+    if model.base_model in _patched:
         raise ValueError("apply: model is patched already; call remove() on its handle first")
     options = {} if options is None else options
     settings = Settings(
@@ -221,8 +224,8 @@ def _install(
     if within is not None:
         depth = DepthSide(within, base, decoder, side)
         removers += [*depth.install(), refuse_pieces(within, model)]
-    _patched.add(model)
-    return Handle(model, settings, vision, depth, removers)
+    _patched.add(base)
+    return Handle(base, settings, vision, depth, removers)
 
 
 def _tower_attention(family: Family, base: Any, settings: Settings) -> TowerAttention | None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from svdprune_ext.models.cache import cache_among, cache_returned, capacity_of
+from svdprune_ext.models.cache import LAYOUT, cache_among, cache_returned, capacity_of, note
 from svdprune_ext.models.family import Family
 from svdprune_ext.models.masks import (
     attention_by_slot,
@@ -21,15 +21,16 @@ from svdprune_ext.models.masks import (
     padding_of,
     says_who_sees_whom,
 )
+from svdprune_ext.models.own import OfOneModel
 from svdprune_ext.models.sequence import Layout, Packing, compact_positions, pack_deepstack
 from svdprune_ext.models.settings import Settings
 from svdprune_ext.models.tracing import is_captured
 from svdprune_ext.models.vision import VisionSide
 
-_LAYOUT = "_svdprune_layout"  # attribute on the key-value cache
+_IMAGES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
 
 
-class DecoderSide:
+class DecoderSide(OfOneModel):
     """The hooks on the base model and the decoder of one patched model."""
 
     def __init__(
@@ -40,6 +41,8 @@ class DecoderSide:
         self._arguments = list(inspect.signature(base.forward).parameters)
         self._window: int | None = getattr(decoder.config, "sliding_window", None)
         self._mask: Tensor | None = None  # what the model was called with, [B, positions]
+        self._ids: Tensor | None = None  # likewise [B, q]; None where it was handed embeddings
+        self._has_images = False
         self._dropping: tuple[Packing, Layout] | None = None
 
     @property
@@ -50,11 +53,18 @@ class DecoderSide:
     def before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Begins a step. On a cache with dropped tokens it says what the model would ask of the cache."""
         kwargs = {**dict(zip(self._arguments, args, strict=False)), **kwargs}
-        self._vision.begin_step(kwargs.get("input_ids"))
+        self._ids = kwargs.get("input_ids")
+        self._has_images = any(kwargs.get(name) is not None for name in _IMAGES)
+        self._vision.begin_step(self._ids)
         mask = kwargs.get("attention_mask")
         self._mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
-        new = _length(kwargs)
+        rows, new = _rows_and_length(kwargs)
         layout = noted_layout(cache_among(kwargs), new)
+        if layout is not None and layout.num_rows != rows:
+            raise ValueError(
+                f"svdprune_ext: the cache must hold the {rows} rows of the batch, got a pruned prompt of "
+                f"{layout.num_rows}"
+            )
         if layout is None or layout.static_mask is not None:
             return None
         if mask is None:
@@ -100,24 +110,28 @@ class DecoderSide:
         return None
 
     def _dropped(self, embeds: Tensor) -> tuple[Tensor | None, int]:
-        """Which positions were dropped, bool [B, q], or None; and how many the longest row keeps."""
-        rows, new = embeds.shape[:2]
-        if new == 1:
-            return None, 1  # a token that is decoded: no wait for the device
+        """Which positions were dropped, bool [B, q], or None; and how many the longest row keeps, or 1."""
+        (rows, new), known, ids = embeds.shape[:2], self._vision.dropped, self._ids
+        is_traced = torch.compiler.is_compiling() or is_captured()
+        keeps_all = ids is not None and known == 0 and self._vision.has_encoded
+        is_decoded = new == 1 and (is_traced or (ids is not None and not self._has_images))
+        if keeps_all or is_decoded:
+            return None, new  # no wait for the device
         dropped = embeds[..., 0].isnan()
-        known = self._vision.dropped
-        if torch.compiler.is_compiling() or is_captured():
+        if ids is not None:  # a NaN of text is the model's own
+            dropped &= self._vision.is_placeholder(ids[:, -new:]).to(dropped.device)
+        if is_traced:
             known = _known_when_traced(known, rows)
             alike = dropped.sum(1) == known // rows
             torch._assert_async(
                 alike.all(),
                 "svdprune_ext: a compiled or captured batch must drop as many tokens of each prompt",
             )
-            return (dropped if known else None), new - known // rows
-        if rows == 1 and known:
-            return dropped, new - known
+            return (dropped if known else None), max(new - known // rows, 1)
+        if rows == 1 and known and ids is not None:
+            return dropped, max(new - known, 1)
         counts = dropped.sum(1).tolist()
-        return (dropped if any(counts) else None), new - min(counts)
+        return (dropped if any(counts) else None), max(new - min(counts), 1)
 
     def _drop(
         self, kwargs: dict[str, Any], before: Layout | None, dropped: Tensor, most_kept: int
@@ -217,7 +231,7 @@ class DecoderSide:
         if cache is None and not is_tuple:
             cache = cache_returned(output)
         if cache is not None and not torch.compiler.is_exporting():
-            setattr(cache, _LAYOUT, layout)
+            note(cache, LAYOUT, layout)
         if is_tuple:
             return (packing.unpack(output[0]), *output[1:])
         output.last_hidden_state = packing.unpack(output.last_hidden_state)
@@ -231,12 +245,12 @@ def noted_layout(cache: Any, new: int) -> Layout | None:
         cache: The key-value cache, or None.
         new: Number of positions that are to be added.
     """
-    noted: Layout | None = getattr(cache, _LAYOUT, None)
+    noted: Layout | None = getattr(cache, LAYOUT, None)
     if noted is None or (noted.static_mask is not None and new == 1):
         return noted
     slots = int(cache.get_seq_length())
     if slots == 0:  # it was reset
-        delattr(cache, _LAYOUT)
+        delattr(cache, LAYOUT)
         return None
     if noted.static_mask is not None:
         raise ValueError(
@@ -263,10 +277,10 @@ def _already_seen(shown: int, new: int, layout: Layout) -> int:
     return repeated
 
 
-def _length(kwargs: dict[str, Any]) -> int:
+def _rows_and_length(kwargs: dict[str, Any]) -> tuple[int, int]:
     ids = kwargs.get("input_ids")
-    length: int = (kwargs["inputs_embeds"] if ids is None else ids).shape[1]
-    return length
+    rows, length = (kwargs["inputs_embeds"] if ids is None else ids).shape[:2]
+    return rows, length
 
 
 def _without_first(kwargs: dict[str, Any], count: int) -> dict[str, Any]:

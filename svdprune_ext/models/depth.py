@@ -34,6 +34,7 @@ from svdprune_ext.models.layer_slots import (
     noted_slots,
 )
 from svdprune_ext.models.overheard import overhear
+from svdprune_ext.models.own import OfOneModel
 from svdprune_ext.models.stage import Tokens, first_of_each, gather_rows
 from svdprune_ext.models.step import (
     Inputs,
@@ -45,7 +46,7 @@ from svdprune_ext.models.step import (
 )
 
 
-class DepthSide:
+class DepthSide(OfOneModel):
     """The hooks within the decoder of one patched model.
 
     Attributes:

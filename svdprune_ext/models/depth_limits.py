@@ -11,6 +11,7 @@ import torch
 
 from svdprune_ext.in_decoder.method import DecoderMethod
 from svdprune_ext.models.cache import capacity_of
+from svdprune_ext.models.own import put
 
 _IMAGES = ("pixel_values", "pixel_values_videos", "inputs_embeds")
 
@@ -41,8 +42,7 @@ def refuse_pieces(method: DecoderMethod, model: Any) -> Callable[[], None]:
             return of_instance(inputs, *args, **kwargs)
         return type(self).generate(self, inputs, *args, **kwargs)
 
-    model.generate = MethodType(generate, model)  # bound, so that a deep copy calls its own
-    return lambda: model.__dict__.pop("generate", None)
+    return put(model, "generate", MethodType(generate, model))
 
 
 def refuse_programs(method: DecoderMethod) -> None:

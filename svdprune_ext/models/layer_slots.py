@@ -9,12 +9,12 @@ later turns find it there.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-_NOTE = "_svdprune_layer_slots"  # attribute on the key-value cache
+from svdprune_ext.models.cache import LAYER_SLOTS, note
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,11 @@ class Behind:
         none = torch.zeros(len(valid), 1, dtype=torch.int64, device=valid.device)
         return cls(valid, none, is_full)
 
+    def of_rows(self, index: Tensor) -> Behind:
+        """The same of these rows."""
+        index = index.to(self.valid.device)
+        return replace(self, valid=self.valid[index], shift=self.shift[index])
+
     def followed_by(self, valid: Tensor, is_full: bool, shift: Tensor | None = None) -> Behind:
         """With the tokens of a step [B, M] behind it."""
         shift = self.shift if shift is None else shift
@@ -50,17 +55,30 @@ class Behind:
 
 
 @dataclass(frozen=True)
-class Slots:
+class _OfLayers:
+    behind: tuple[Behind, ...]
+
+    @property
+    def num_rows(self) -> int:
+        """B."""
+        return len(self.behind[0].valid)
+
+    def of_rows(self, index: Tensor) -> Self:
+        """The same of these rows, int64 [B'], of the cache."""
+        return replace(self, behind=tuple(behind.of_rows(index) for behind in self.behind))
+
+
+@dataclass(frozen=True)
+class Slots(_OfLayers):
     """What the cache holds.
 
     Attributes:
-        first_layer: Number of slots of the first layer.
         behind: Of the layers behind each cut.
+        first_layer: Number of slots of the first layer.
         text: How many of the last tokens of each row are in every layer.
     """
 
     first_layer: int
-    behind: tuple[Behind, ...]
     text: int
 
     def at(self, first_layer: int) -> Slots:
@@ -77,18 +95,16 @@ class Slots:
                 "svdprune_ext: the cache must keep all of a pruned prompt up to the text that follows "
                 f"its image: {-by} slots were cropped, of which {self.text} are text"
             )
-        return Slots(first_layer, tuple(b.resized(by) for b in self.behind), self.text + by)
+        return Slots(tuple(b.resized(by) for b in self.behind), first_layer, self.text + by)
 
 
 @dataclass(frozen=True)
-class StaticSlots:
+class StaticSlots(_OfLayers):
     """What a static cache holds, whose layers have as many slots each and fill them one token after another.
 
     Attributes:
         behind: Of the layers behind each cut; ``valid`` has all their slots, and is true behind the prompt's.
     """
-
-    behind: tuple[Behind, ...]
 
     @classmethod
     def of(cls, behind: list[Behind], capacity: int) -> StaticSlots:
@@ -107,12 +123,12 @@ def noted_slots(cache: Any, new: int) -> Slots | StaticSlots | None:
     Raises:
         ValueError: A static cache is to take more than one.
     """
-    noted: Slots | StaticSlots | None = getattr(cache, _NOTE, None)
+    noted: Slots | StaticSlots | None = getattr(cache, LAYER_SLOTS, None)
     if noted is None or (isinstance(noted, StaticSlots) and new == 1):
         return noted
     slots = int(cache.get_seq_length())
     if slots == 0:
-        delattr(cache, _NOTE)
+        delattr(cache, LAYER_SLOTS)
         return None
     if isinstance(noted, StaticSlots):
         raise ValueError(
@@ -123,7 +139,7 @@ def noted_slots(cache: Any, new: int) -> Slots | StaticSlots | None:
 
 def note_slots(cache: Any, slots: Slots | StaticSlots) -> None:
     """Notes it on a cache."""
-    setattr(cache, _NOTE, slots)
+    note(cache, LAYER_SLOTS, slots)
 
 
 def crop_to(cache: Any, layers: range, slots: int) -> None:

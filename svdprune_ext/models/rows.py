@@ -49,6 +49,10 @@ def with_tokens(rows: Any, grid: Grid, choice: Choice) -> Any:
 
 
 def with_nan(rows: Tensor, kept: Tensor) -> Tensor:
-    """Rows [..., H] with NaN where bool kept [rows] is false."""
+    """Rows [..., H] with NaN where bool kept [rows] is false.
+
+    A kept row that begins with a NaN of the model's own becomes Inf: it is not to be taken for a dropped one.
+    """
     mask = kept.view(*rows.shape[:-1], 1).to(rows.device)
-    return torch.where(mask, rows, float("nan"))
+    fill = torch.where(mask, float("inf"), float("nan")).to(rows.dtype)
+    return torch.where(mask & ~rows[..., :1].isnan(), rows, fill)

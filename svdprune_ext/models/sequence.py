@@ -34,7 +34,7 @@ class Packing:
 
     @classmethod
     def dropping(cls, dropped: Tensor, most_kept: int) -> Packing:
-        """Packs to the right; see the note above. ``most_kept``: M, of the longest row."""
+        """Packs to the right; see the note above. ``most_kept``: M > 0, at least what any row keeps."""
         kept = ~dropped
         order = torch.argsort(kept.long(), dim=1, stable=True)
         index = order[:, order.shape[1] - most_kept :]
@@ -49,6 +49,7 @@ class Packing:
         """[B, M, H] -> [B, q, H]; a dropped position repeats the kept one before it."""
         fillers = self.index.shape[1] - self.kept.sum(1, keepdim=True)
         slot = torch.maximum(self.kept.cumsum(1) - 1, torch.zeros_like(fillers)) + fillers
+        slot = slot.clamp_max(self.index.shape[1] - 1)  # of a row that keeps nothing: its filler
         return take_rows(hidden, slot.to(hidden.device))
 
 
@@ -79,6 +80,23 @@ class Layout:
     positions: int
     dropped: Tensor
     static_mask: Tensor | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """B."""
+        return len(self.index)
+
+    def of_rows(self, index: Tensor) -> Layout:
+        """The layout of these rows, int64 [B'], of the cache."""
+        index = index.to(self.index.device)
+        mask = self.static_mask
+        return replace(
+            self,
+            index=self.index[index],
+            valid=self.valid[index],
+            dropped=self.dropped[index],
+            static_mask=None if mask is None else mask[index],
+        )
 
     @classmethod
     def full(cls, rows: int, slots: int, device: torch.device) -> Layout:

@@ -44,19 +44,23 @@ class Settings:
         counts = _is_int(self.keep) and self.keep >= 1
         shares = isinstance(self.keep, float) and 0 < self.keep <= 1
         _check("keep", counts or shares, "an int >= 1 or a float in (0, 1]", self.keep)
-        covers = self.coverage is None or 0 < self.coverage <= 1
+        covers = self.coverage is None or (_is_number(self.coverage) and 0 < self.coverage <= 1)
         _check("coverage", covers, "None or in (0, 1]", self.coverage)
         _check("per", self.per in LEVELS, f"one of {', '.join(LEVELS)}", self.per)
         _check("scope", self.scope in LEVELS, f"one of {', '.join(LEVELS)}", self.scope)
         wheres = ("encoder", "projector")
         _check("features", self.features in wheres, f"one of {', '.join(wheres)}", self.features)
-        _check("variance", 0 < self.variance <= 1, "in (0, 1]", self.variance)
+        is_share = _is_number(self.variance) and 0 < self.variance <= 1
+        _check("variance", is_share, "in (0, 1]", self.variance)
         rank_fits = self.rank is None or (_is_int(self.rank) and self.rank >= 1)
         _check("rank", rank_fits, "None or an int >= 1", self.rank)
         solvers = ("auto", "tridiag", "eigh", "purify")
         _check("solver", self.solver in solvers, f"one of {', '.join(solvers)}", self.solver)
         _check("select", self.select in SELECTS, f"one of {', '.join(SELECTS)}", self.select)
-        _check("energy", isinstance(self.energy, bool), "a bool", self.energy)
+        for name in ("center", "energy"):
+            _check(name, isinstance(getattr(self, name), bool), "a bool", getattr(self, name))
+        is_mapping = isinstance(self.options, Mapping)
+        _check("options", is_mapping, "None or a mapping of names to values", self.options)
         numberings = ("compact", "original")
         _check(
             "positions",
@@ -125,6 +129,10 @@ class Settings:
 
 def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check(name: str, right: bool, expected: str, got: object) -> None:

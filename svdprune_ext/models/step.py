@@ -102,7 +102,7 @@ class Step:
         """What is to be noted on the cache."""
         if self.capacity is not None:
             return StaticSlots.of(self.behind, self.capacity)
-        return Slots(self.first_slots, tuple(self.behind), self.text)
+        return Slots(tuple(self.behind), self.first_slots, self.text)
 
 
 def inputs_of_decoded(

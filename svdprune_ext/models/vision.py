@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from svdprune_ext.models.depth_record import InDecoder
 from svdprune_ext.models.family import Family, Grid, ToGrid
+from svdprune_ext.models.own import OfOneModel, put
 from svdprune_ext.models.rows import by_row, indices, with_nan, with_tokens
 from svdprune_ext.models.selection import Choice, choose
 from svdprune_ext.models.settings import Settings
@@ -57,7 +58,7 @@ class Selection:
     @property
     def rank(self) -> Tensor:
         """Number of leading directions of each scored group, int32 [groups]."""
-        return torch.cat(self.ranks)
+        return torch.cat(self.ranks) if self.ranks else torch.zeros(0, dtype=torch.int32)
 
     @property
     def energy(self) -> Tensor | None:
@@ -75,12 +76,13 @@ class Selection:
         return tuple(int(kept.sum()) for kept in self.kept)
 
 
-class VisionSide:
+class VisionSide(OfOneModel):
     """The hooks on the vision encoder of one patched model.
 
     Attributes:
         last: What was kept of the images and videos encoded last.
         dropped: Number of tokens dropped since ``begin_step``; None where only the device knows.
+        has_encoded: Whether the encoder has run since.
         input_ids: The prompts' [B, L], where they are known ahead of the encoder.
     """
 
@@ -93,11 +95,13 @@ class VisionSide:
     ) -> None:
         self.last: Selection | None = None
         self.dropped: int | None = 0
+        self.has_encoded = False
         self.input_ids: Tensor | None = None
         self._family, self._base, self._settings = family, base, settings
         self._attention = attention
         self._encoding: _Encoding | None = None
-        self._next_is_new = True
+        self._is_step_open = False
+        self._called: set[str] = set()  # what encoded since the last step ended
         self._of_prompts = "prompt" in (settings.scope, settings.per)
 
     def install(self, model: Any) -> list[Callable[[], None]]:
@@ -126,11 +130,22 @@ class VisionSide:
 
     def begin_step(self, input_ids: Tensor | None) -> None:
         """To be called before each forward pass of the base model."""
+        if self._is_step_open:  # that one failed
+            self._called.clear()
         self.input_ids, self.dropped = input_ids, 0
+        self.has_encoded, self._is_step_open = False, True
 
     def end_step(self) -> None:
         """To be called when the decoder has what was encoded."""
-        self.input_ids, self.dropped, self._next_is_new = None, None, True
+        self.input_ids, self.dropped, self._is_step_open = None, None, False
+        self._called.clear()
+
+    def is_placeholder(self, ids: Tensor) -> Tensor:
+        """Where token ids stand for vision tokens, bool of the same shape."""
+        config = self._base.config
+        image: Tensor = ids == config.image_token_id
+        video = getattr(config, "video_token_id", None)
+        return image if video is None else image | (ids == video)
 
     def _wrap(self, name: str, to_grid: ToGrid, placeholder: str) -> Callable[[], None]:
         original = getattr(self._base, name)
@@ -143,16 +158,19 @@ class VisionSide:
             if torch.compiler.is_compiling() or is_captured():
                 self._settings.check_traced()
             call = {**dict(zip(parameters, args, strict=False)), **kwargs}
+            if name in self._called and not self._is_step_open:
+                self._called.clear()
             self._encoding = _Encoding(to_grid, call, getattr(self._base.config, placeholder))
             try:
                 output = original(*args, **kwargs)
                 self._mark(output, self._encoding)
+                self._called.add(name)
+                self.has_encoded = True
             finally:
                 self._encoding = None
             return output
 
-        setattr(self._base, name, wrapped)
-        return lambda: delattr(self._base, name)
+        return put(self._base, name, wrapped)
 
     def _wrap_generate(self, model: Any) -> Callable[[], None]:
         original = model.generate
@@ -160,15 +178,18 @@ class VisionSide:
         @functools.wraps(original)
         def generate(inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
             self.input_ids = kwargs.get("input_ids", inputs)
-            return original(inputs, *args, **kwargs)
+            try:
+                return original(inputs, *args, **kwargs)
+            finally:
+                self.input_ids = None
 
-        model.generate = generate
-        return lambda: delattr(model, "generate")
+        return put(model, "generate", generate)
 
     def before_projector(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
         """Scores the encoder's features; the projector then runs on the kept ones alone, if it can."""
         features, encoding = args[0], self._encoding
-        assert encoding is not None
+        if encoding is None:  # called by itself
+            return None
         encoding.grid = encoding.to_grid(self._base, features, encoding.call)
         if self._attention is not None:
             given = self._attention.take(encoding.call, features.shape[-2]).to(features.device)
@@ -188,8 +209,7 @@ class VisionSide:
 
     def after_projector(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Any:
         """Gives each row of the projector's input its place in the output again."""
-        assert self._encoding is not None
-        if self._encoding.projected is None:
+        if self._encoding is None or self._encoding.projected is None:
             return None
         rows, shape = self._encoding.projected
         full = output.new_zeros(shape[:-1].numel(), output.shape[-1])
@@ -242,8 +262,7 @@ class VisionSide:
         if torch.compiler.is_exporting():
             return  # nothing but the output leaves an exported graph
         sizes = grid.rows_of_images()
-        before = Selection() if self._next_is_new or self.last is None else self.last
-        self._next_is_new = False
+        before = self.last if self._called and self.last is not None else Selection()
         self.last = Selection(
             (*before.scores, *scores.split(sizes)),
             (*before.kept, *kept.split(sizes)),
