@@ -292,3 +292,12 @@ def test_a_model_that_is_not_here_is_refused(tmp_path):
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith("svdprune estimate: --model: must be a folder, a config.json")
+
+
+def test_a_broken_configuration_is_refused(tmp_path):
+    broken = {"model_type": "llava", "text_config": {"model_type": "llama", "hidden_size": "x"}}
+    (tmp_path / "config.json").write_text(json.dumps(broken))
+    result = run("--model", tmp_path)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("svdprune estimate: --model: must be a folder, a config.json")

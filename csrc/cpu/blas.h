@@ -35,9 +35,9 @@ void gemm(char transa, char transb, int64_t m, int64_t n, int64_t k, const T* a,
   }
 }
 
-// Eigenvalues (ascending) and eigenvectors of a symmetric matrix whose lower triangle is in `a` [n,
-// n], of leading dimension lda; the eigenvectors replace it, one a column. Returns LAPACK's info: 0 is success. Divide and
-// conquer needs 2 n^2 numbers of workspace, allocated here.
+// Eigenvalues (ascending) and eigenvectors of a symmetric matrix whose lower triangle is in `a` [n, n], of leading
+// dimension lda; the eigenvectors replace it, one a column. Returns LAPACK's info: 0 is success. Divide and conquer
+// needs 2 n^2 numbers of workspace, allocated here.
 template <class T>
 int syevd(int64_t n, T* a, int64_t lda, T* eigenvalues) {
   const int ni = n, la = lda;

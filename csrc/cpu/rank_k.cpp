@@ -5,8 +5,8 @@
 // The depth is cut so that a pair of panels stays in the first two cache levels.
 //
 // A great depth is cut in two slices first, each with a sum of its own: two threads then have a slice each and share no
-// packed panels, which would travel from one's cache to the other's for longer than they take to multiply. The slices are
-// there for one thread too, one after the other, so that the sums are the same.
+// packed panels, which would have to travel from one's cache to the other's. The slices are there for one thread too, one
+// after the other, so that the sums are the same.
 
 #include "rank_k.h"
 
@@ -43,8 +43,7 @@ void rank_k_product(Crew& crew, int64_t depth, const FillPanel<T>& fill, SquareM
   const int64_t panel_size = width * std::min(depth, kPanelDepth);
   const int64_t packed_size = panels * panel_size + width;
   const int64_t slices = depth >= kLeastDepth && n <= kMostOrder ? 2 : 1;
-  const int64_t slice_depth =
-      round_up(depth, slices * kPanelDepth) / slices;  // the last may be less
+  const int64_t slice_depth = round_up(depth, slices * kPanelDepth) / slices;
   const int64_t at_once = crew.is_alone() ? 1 : slices;
   // One piece of memory, which malloc keeps for the next call where it returns several to the system.
   const AlignedArray<T> memory = aligned_array<T>(at_once * packed_size + (slices - 1) * n * ld);
