@@ -168,6 +168,28 @@ def run_next_turn(model):
             assert torch.equal(second, by_hand(model, {**inputs, **text}, positions))
 
 
+def run_repeated_cache(model):
+    inputs = batch(model, *ONE)
+    grid = {k: v for k, v in inputs.items() if k == "image_grid_thw"}
+    with patched(model):
+        turn = model.generate(
+            **inputs, max_new_tokens=NEW, do_sample=False, return_dict_in_generate=True
+        )
+        turn.past_key_values.batch_repeat_interleave(2)
+        questions = torch.tensor([[33, 34, 35], [36, 37, 38]])
+        ids = torch.cat([turn.sequences.repeat(2, 1), questions], 1)
+        twice = {
+            k: v.repeat(2, 1)
+            for k, v in inputs.items()
+            if k == "attention_mask" or "token_type" in k
+        }
+        text = followed_by(model, {"input_ids": inputs["input_ids"], **twice}, ids)
+        answers = generated(model, {**text, **grid}, past_key_values=turn.past_key_values)
+    for row, answer in enumerate(answers):
+        alone = followed_by(model, inputs, ids[row : row + 1])
+        assert torch.equal(answer, by_hand(model, {**inputs, **alone})[0])
+
+
 def run_next_turn_static(model):
     from transformers import StaticCache
 

@@ -73,6 +73,7 @@ WAYS = (
     Way("static_compiled", "the same, each step compiled with `fullgraph=True`"),
     Way("hand_written_loop", "hand-written loops on the cache, with a mask or without"),
     Way("next_turn", "a next turn on the kept cache"),
+    Way("repeated_cache", "a kept cache repeated for several next turns"),
     Way(
         "next_turn_static", "a next turn on a kept static cache", _ONE_TOKEN, _ONE_TOKEN, _ONE_TOKEN
     ),
