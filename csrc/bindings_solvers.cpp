@@ -44,7 +44,7 @@ template <class T>
 svdprune::cpu::SquareMatrix<T> square(
     const py::array_t<T, py::array::c_style | py::array::forcecast>& a) {
   if (a.ndim() != 2 || a.shape(0) != a.shape(1)) {
-    throw py::value_error("a must be [n, n]");
+    throw py::value_error("the matrix must be [n, n]");
   }
   svdprune::cpu::SquareMatrix<T> copy(a.shape(0));
   for (int64_t j = 0; j < copy.n; ++j) {

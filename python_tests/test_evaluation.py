@@ -235,7 +235,7 @@ def test_a_preset_takes_the_budgets_asked_for(folder, tmp_path, monkeypatch):
         (("--split", "dev"), "--split: must be one of train, validation, test, got 'dev'"),
         (("--images", "0"), "--images: must be at least 1, got 0"),
         (("--budget", "0"), "--budget: must be at least 1, got [0]"),
-        (("--out", f"{__file__}/sub"), f"got {__file__}/sub: {__file__} is a file"),
+        (("--out", f"{__file__}/sub"), f"got {__file__}/sub: {__file__} is none"),
         (("--model", "/nowhere"), "folder must hold a checkpoint, got '/nowhere'"),
     ],
 )

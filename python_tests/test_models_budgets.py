@@ -166,7 +166,6 @@ def test_energy_of_each_image(options):
         ({"center": "no"}, "center must be a bool, got 'no'"),
         ({"variance": "x"}, "variance must be in (0, 1], got 'x'"),
         ({"coverage": True}, "coverage must be None or in (0, 1], got True"),
-        ({"options": 3}, "options must be None or a mapping of names to values, got 3"),
     ],
     ids=str,
 )

@@ -1,6 +1,8 @@
 """What the key-value cache of a pruned prompt is put to between steps."""
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from transformers import DynamicCache
 
 import svdprune_ext
 from svdprune_ext import FastV
-from svdprune_ext.models.cache import cache_argument
+from svdprune_ext.models.cache import LAYOUT, cache_argument, noted
 
 TWO = ((3, "image", 9), (2, "image", 3))
 LLAVA = "LlavaForConditionalGeneration"
@@ -96,8 +98,21 @@ def test_a_copy_of_the_cache_keeps_notes_of_its_own(model):
         cache, _ = after_prompt(model, inputs)
         copied = copy.deepcopy(cache)
         copied.batch_select_indices(torch.tensor([1]))
-        assert len(copied._svdprune_layout.index) == 1
-        assert len(cache._svdprune_layout.index) == 2
+        assert len(noted(copied, LAYOUT).index) == 1
+        assert len(noted(cache, LAYOUT).index) == 2
+
+
+def test_a_cache_goes_when_nobody_needs_it(model):
+    gc.collect()
+    gc.disable()
+    try:
+        with svdprune_ext.apply(model, 4), torch.no_grad():
+            cache, _ = after_prompt(model, batch(model, *TWO))
+            alive = weakref.ref(cache)
+            del cache
+            assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_a_prompt_kept_for_several_continuations(model):

@@ -66,6 +66,21 @@ def test_the_parts_of_an_image_are_the_same_for_any_number_of_threads(images, wi
             assert torch.equal(got.rank, expected.rank)
 
 
+def test_the_features_side_is_the_same_for_any_number_of_threads():
+    # Several strips of tokens; directions so weak that the basis has to be whitened.
+    x = gaussian(1100, 64) * power_law(64, 2.0).float()
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for n in (1, 2, 3):
+            torch.set_num_threads(n)
+            results.append(svdprune.leverage_scores(x, variance=0.9999).scores)
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert torch.equal(other, results[0])
+
+
 def test_an_image_gets_no_thread_where_the_pool_is_taken():
     # Autograd's and DataLoader's threads may run an op inside a parallel region, where the pool runs all
     # slots one after the other.

@@ -352,7 +352,7 @@ def prune_varlen(
     if total_keep is None:
         total_keep = int(cu_keep[-1])
     if max_seqlen is None:
-        lengths = cu_seqlens.diff()
+        lengths = cu_seqlens.long().diff()
         max_seqlen = int(lengths.max()) if len(lengths) else 0
     return Pruned(
         *torch.ops.svdprune.prune_varlen(

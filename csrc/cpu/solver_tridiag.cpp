@@ -124,7 +124,7 @@ bool separate(const double* eigenvalues, double cluster, int64_t j, int64_t m, i
 
 // Eigenvectors of T_m for `count` eigenvalues (descending, the first among `eigenvalues` being `first`), as the
 // leading rows of basis [n, count], zeros below. Their tails fall off until float32 holds them as subnormal numbers,
-// which cost the way back more than all the rest of it; they end where they stop to count. Throws NotSeparated.
+// which cost the way back more than all the rest of it: entries that do not count are 0. Throws NotSeparated.
 template <class T>
 void tridiagonal_basis(Crew& crew, const Tridiagonal<T>& reduced,
                        const std::vector<double>& eigenvalues, int64_t first, int64_t count,

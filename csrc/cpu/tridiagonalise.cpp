@@ -43,7 +43,7 @@ Tridiagonal<T> tridiagonalise(
   Tridiagonal<T> result;
   const int64_t n = a.n;
   TrailingMatrix<T> trailing(crew, a);
-  std::vector<T> v(n), w(n), y(n);
+  const AlignedArray<T> v = aligned_zeros<T>(n), w = aligned_zeros<T>(n), y = aligned_zeros<T>(n);
   for (int64_t k = 0; k < n; ++k) {
     T* column = trailing.take_column();
     result.diagonal.push_back(column[k]);
@@ -61,11 +61,11 @@ Tridiagonal<T> tridiagonalise(
       break;
     }
     v[k] = w[k] = 0;
-    std::copy(column + first, column + n, v.begin() + first);
-    trailing.multiply(v.data(), y.data());
-    const double half = 0.5 * tau * tau * dot(v.data() + first, y.data() + first, n - first);
-    combine(tau, y.data() + first, -half, v.data() + first, n - first, w.data() + first);
-    trailing.subtract(v.data(), w.data());
+    std::copy(column + first, column + n, v.get() + first);
+    trailing.multiply(v.get(), y.get());
+    const double half = 0.5 * tau * tau * dot(v.get() + first, y.get() + first, n - first);
+    combine(tau, y.get() + first, -half, v.get() + first, n - first, w.get() + first);
+    trailing.subtract(v.get(), w.get());
   }
   return result;
 }

@@ -21,7 +21,7 @@ namespace {
 template <class T>
 constexpr double kWellConditioned = 1e5 * std::numeric_limits<T>::epsilon();
 
-constexpr int64_t kParts = 4;  // of W's sum
+constexpr int64_t kParts = 4;  // of W's sum, each [r, r]
 
 // What must be left of a column's square after the columns before it are taken out: a share of it,
 // and more than the rounding of the product X v_j, of which (||X|| eps)^2 is the order.

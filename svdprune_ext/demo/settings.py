@@ -19,19 +19,19 @@ class SettingsError(ValueError):
 
 
 def check_folder(out: Path) -> None:
-    """Whether results can be written to a folder, which need not be there yet.
+    """Refuses a folder that results cannot be written to; it need not be there yet.
 
     Raises:
         SettingsError: They cannot.
     """
-    there = out
-    while not there.exists():
+    there = out.absolute()
+    while not (os.path.lexists(there) or there == there.parent):
         there = there.parent
     if not there.is_dir():
         raise SettingsError(
-            f"--out: must be a folder, or one to be made, got {out}: {there} is a file"
+            f"--out: must be a folder, or one to be made, got {out}: {there} is none"
         )
-    if not os.access(there, os.W_OK):
+    if not os.access(there, os.W_OK | os.X_OK):
         raise SettingsError(f"--out: must be a folder to write to, got {out}: {there} is read-only")
 
 

@@ -9,7 +9,7 @@ from svdprune_ext import methods
 from svdprune_ext.evaluation.cells import Series
 
 BUDGETS = (192, 128, 64, 32, 16, 8)
-BUDGETS_OF = {"quick": (32, 16)}  # where they differ
+BUDGETS_OF = {"quick": (32, 16)}  # of presets with others
 REFERENCE = Series("SVD leverage", "methods")  # as in the paper; the others are compared with it
 
 _PIVOTED = {"select": "pivoted"}

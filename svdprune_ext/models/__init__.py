@@ -154,6 +154,10 @@ def apply(
     if model.base_model in _patched:
         raise ValueError("apply: model is patched already; call remove() on its handle first")
     options = {} if options is None else options
+    if not isinstance(options, Mapping):
+        raise ValueError(
+            f"apply: options must be None or a mapping of names to values, got {options!r}"
+        )
     settings = Settings(
         method="svd" if method in METHODS else method,
         options={} if method in METHODS else options,
@@ -218,6 +222,7 @@ def _install(
         removers += [
             *vision.install(model),
             base.register_forward_pre_hook(side.before_model, with_kwargs=True).remove,
+            base.register_forward_hook(side.after_model, always_call=True).remove,
             decoder.register_forward_pre_hook(side.before_decoder, with_kwargs=True).remove,
             decoder.register_forward_hook(side.after_decoder, with_kwargs=True).remove,
         ]

@@ -6,7 +6,7 @@ transformers calls it ``cache`` from 5.24 on, and ``past_key_values`` before.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -44,46 +44,64 @@ class OfRows(Protocol):
         """The same of these rows, int64 [B']."""
 
     @property
-    def num_rows(self) -> int:
-        """B."""
+    def rows(self) -> Tensor:
+        """The numbers of the rows, int64 [B]."""
 
 
-LAYOUT = "_svdprune_layout"  # attributes on the cache: of the positions that its slots hold,
-LAYER_SLOTS = "_svdprune_layer_slots"  # and of the slots of its layers
+LAYOUT = "layout"  # note of the positions that the slots hold,
+LAYER_SLOTS = "layer_slots"  # and of the slots of each layer
+_NOTES = "_svdprune_notes"  # attribute on the cache
+_Notes = dict[str, OfRows]
 
 
 def note(cache: Any, name: str, value: OfRows) -> None:
     """Notes something of the rows of a cache on the cache itself, where it follows them.
 
     Modifications: an attribute of the cache, and the methods that reorder, repeat or select its rows, on the
-    instance.
+    instance. They hold the cache's layers, not the cache: it goes when nobody needs it, as before.
     """
-    setattr(cache, name, value)
-    for method in (reorder_cache, batch_repeat_interleave, batch_select_indices):
-        if hasattr(type(cache), method.__name__):
-            setattr(cache, method.__name__, partial(method, cache))  # a deep copy gets its own
+    notes: _Notes | None = getattr(cache, _NOTES, None)
+    if notes is None:
+        notes = {}
+        setattr(cache, _NOTES, notes)
+        for method in (reorder_cache, batch_repeat_interleave, batch_select_indices):
+            setattr(cache, method.__name__, partial(method, cache.layers, notes))
+    notes[name] = value
 
 
-def reorder_cache(self: Any, beam_idx: Tensor) -> None:
-    """The cache's own, and the same to its notes."""
-    type(self).reorder_cache(self, beam_idx)
-    _take_rows(self, lambda rows: rows[beam_idx.to(rows.device)])
+def noted(cache: Any, name: str) -> Any:
+    """What was noted, or None."""
+    notes: _Notes = getattr(cache, _NOTES, {})
+    return notes.get(name)
 
 
-def batch_repeat_interleave(self: Any, repeats: int) -> None:
-    """The cache's own, and the same to its notes."""
-    type(self).batch_repeat_interleave(self, repeats)
-    _take_rows(self, lambda rows: rows.repeat_interleave(repeats))
+def forget(cache: Any, name: str) -> None:
+    """Drops a note."""
+    getattr(cache, _NOTES, {}).pop(name, None)
 
 
-def batch_select_indices(self: Any, indices: Any) -> None:
-    """The cache's own, and the same to its notes."""
-    type(self).batch_select_indices(self, indices)
-    _take_rows(self, lambda rows: rows[indices])
+def reorder_cache(layers: list[Any], notes: _Notes, beam_idx: Tensor) -> None:
+    """As ``Cache.reorder_cache``, and the same to the notes."""
+    for layer in layers:
+        layer.reorder_cache(beam_idx)
+    _take_rows(notes, lambda rows: rows[beam_idx.to(rows.device)])
 
 
-def _take_rows(cache: Any, select: Any) -> None:
-    for name in (LAYOUT, LAYER_SLOTS):
-        noted: OfRows | None = getattr(cache, name, None)
-        if noted is not None:
-            setattr(cache, name, noted.of_rows(select(torch.arange(noted.num_rows))))
+def batch_repeat_interleave(layers: list[Any], notes: _Notes, repeats: int) -> None:
+    """As ``Cache.batch_repeat_interleave``, and the same to the notes."""
+    for layer in layers:
+        layer.batch_repeat_interleave(repeats)
+    _take_rows(notes, lambda rows: rows.repeat_interleave(repeats))
+
+
+def batch_select_indices(layers: list[Any], notes: _Notes, indices: Any) -> None:
+    """As ``Cache.batch_select_indices``, and the same to the notes."""
+    for layer in layers:
+        layer.batch_select_indices(indices)
+    at = indices if isinstance(indices, Tensor) else torch.as_tensor(indices)
+    _take_rows(notes, lambda rows: rows[at.to(rows.device)])
+
+
+def _take_rows(notes: _Notes, select: Callable[[Tensor], Tensor]) -> None:
+    for name, value in notes.items():
+        notes[name] = value.of_rows(select(value.rows))

@@ -13,7 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from svdprune_ext.models.cache import LAYOUT, cache_among, cache_returned, capacity_of, note
+from svdprune_ext.models.cache import (
+    LAYOUT,
+    cache_among,
+    cache_returned,
+    capacity_of,
+    forget,
+    note,
+    noted,
+)
 from svdprune_ext.models.family import Family
 from svdprune_ext.models.masks import (
     attention_by_slot,
@@ -27,7 +35,8 @@ from svdprune_ext.models.settings import Settings
 from svdprune_ext.models.tracing import is_captured
 from svdprune_ext.models.vision import VisionSide
 
-_IMAGES = ("pixel_values", "pixel_values_videos", "mm_encoder_outputs")
+_ENCODED = "mm_encoder_outputs"  # of images, ahead of the step
+_IMAGES = ("pixel_values", "pixel_values_videos", "image_hidden_states", _ENCODED)
 
 
 class DecoderSide(OfOneModel):
@@ -42,7 +51,8 @@ class DecoderSide(OfOneModel):
         self._window: int | None = getattr(decoder.config, "sliding_window", None)
         self._mask: Tensor | None = None  # what the model was called with, [B, positions]
         self._ids: Tensor | None = None  # likewise [B, q]; None where it was handed embeddings
-        self._has_images = False
+        self._is_ahead = True  # images may have been encoded before the step
+        self._may_drop = True  # there may be images
         self._dropping: tuple[Packing, Layout] | None = None
 
     @property
@@ -53,17 +63,19 @@ class DecoderSide(OfOneModel):
     def before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Begins a step. On a cache with dropped tokens it says what the model would ask of the cache."""
         kwargs = {**dict(zip(self._arguments, args, strict=False)), **kwargs}
-        self._ids = kwargs.get("input_ids")
-        self._has_images = any(kwargs.get(name) is not None for name in _IMAGES)
-        self._vision.begin_step(self._ids)
+        self._vision.begin_step(kwargs.get("input_ids"))
+        is_handed = kwargs.get("inputs_embeds") is not None
+        self._ids = None if is_handed else kwargs.get("input_ids")
+        self._is_ahead = is_handed or kwargs.get(_ENCODED) is not None
+        self._may_drop = is_handed or any(kwargs.get(name) is not None for name in _IMAGES)
         mask = kwargs.get("attention_mask")
         self._mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
         rows, new = _rows_and_length(kwargs)
         layout = noted_layout(cache_among(kwargs), new)
-        if layout is not None and layout.num_rows != rows:
+        if layout is not None and len(layout.index) != rows:
             raise ValueError(
                 f"svdprune_ext: the cache must hold the {rows} rows of the batch, got a pruned prompt of "
-                f"{layout.num_rows}"
+                f"{len(layout.index)}"
             )
         if layout is None or layout.static_mask is not None:
             return None
@@ -79,6 +91,11 @@ class DecoderSide(OfOneModel):
             ids = torch.arange(new, device=layout.index.device) + layout.positions + first
             kwargs["position_ids"] = ids.unsqueeze(0)
         return (), kwargs
+
+    def after_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Ends a step, even one that failed: a decoder called by itself has nothing to do with it."""
+        self._vision.end_step()
+        self._ids, self._is_ahead, self._may_drop = None, True, True
 
     def _shown(self, ids: Tensor | None, new: int, layout: Layout) -> int:
         """Number of positions, new ones included, where there is no mask: no row is padded."""
@@ -111,11 +128,11 @@ class DecoderSide(OfOneModel):
 
     def _dropped(self, embeds: Tensor) -> tuple[Tensor | None, int]:
         """Which positions were dropped, bool [B, q], or None; and how many the longest row keeps, or 1."""
-        (rows, new), known, ids = embeds.shape[:2], self._vision.dropped, self._ids
+        (rows, new), known = embeds.shape[:2], self._vision.dropped
+        ids, is_ahead, may_drop = self._ids, self._is_ahead, self._may_drop
         is_traced = torch.compiler.is_compiling() or is_captured()
-        keeps_all = ids is not None and known == 0 and self._vision.has_encoded
-        is_decoded = new == 1 and (is_traced or (ids is not None and not self._has_images))
-        if keeps_all or is_decoded:
+        keeps_all = known == 0 and self._vision.has_encoded and not is_ahead
+        if keeps_all or not may_drop or (new == 1 and is_traced):
             return None, new  # no wait for the device
         dropped = embeds[..., 0].isnan()
         if ids is not None:  # a NaN of text is the model's own
@@ -128,7 +145,7 @@ class DecoderSide(OfOneModel):
                 "svdprune_ext: a compiled or captured batch must drop as many tokens of each prompt",
             )
             return (dropped if known else None), max(new - known // rows, 1)
-        if rows == 1 and known and ids is not None:
+        if rows == 1 and known and not is_ahead:
             return dropped, max(new - known, 1)
         counts = dropped.sum(1).tolist()
         return (dropped if any(counts) else None), max(new - min(counts), 1)
@@ -245,20 +262,20 @@ def noted_layout(cache: Any, new: int) -> Layout | None:
         cache: The key-value cache, or None.
         new: Number of positions that are to be added.
     """
-    noted: Layout | None = getattr(cache, LAYOUT, None)
-    if noted is None or (noted.static_mask is not None and new == 1):
-        return noted
+    layout: Layout | None = noted(cache, LAYOUT)
+    if layout is None or (layout.static_mask is not None and new == 1):
+        return layout
     slots = int(cache.get_seq_length())
     if slots == 0:  # it was reset
-        delattr(cache, LAYOUT)
+        forget(cache, LAYOUT)
         return None
-    if noted.static_mask is not None:
+    if layout.static_mask is not None:
         raise ValueError(
             f"svdprune_ext: a static cache that holds a pruned prompt takes one token at a time, got {new}"
         )
-    if slots < noted.index.shape[1]:
-        return noted.cropped_to(slots)
-    return noted.grown_to(slots)
+    if slots < layout.index.shape[1]:
+        return layout.cropped_to(slots)
+    return layout.grown_to(slots)
 
 
 def _already_seen(shown: int, new: int, layout: Layout) -> int:

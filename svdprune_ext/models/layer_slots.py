@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from svdprune_ext.models.cache import LAYER_SLOTS, note
+from svdprune_ext.models.cache import LAYER_SLOTS, forget, note, noted
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,6 @@ class Behind:
 
     def of_rows(self, index: Tensor) -> Behind:
         """The same of these rows."""
-        index = index.to(self.valid.device)
         return replace(self, valid=self.valid[index], shift=self.shift[index])
 
     def followed_by(self, valid: Tensor, is_full: bool, shift: Tensor | None = None) -> Behind:
@@ -59,9 +58,10 @@ class _OfLayers:
     behind: tuple[Behind, ...]
 
     @property
-    def num_rows(self) -> int:
-        """B."""
-        return len(self.behind[0].valid)
+    def rows(self) -> Tensor:
+        """The numbers of the rows, int64 [B]."""
+        valid = self.behind[0].valid
+        return torch.arange(len(valid), device=valid.device)
 
     def of_rows(self, index: Tensor) -> Self:
         """The same of these rows, int64 [B'], of the cache."""
@@ -123,18 +123,18 @@ def noted_slots(cache: Any, new: int) -> Slots | StaticSlots | None:
     Raises:
         ValueError: A static cache is to take more than one.
     """
-    noted: Slots | StaticSlots | None = getattr(cache, LAYER_SLOTS, None)
-    if noted is None or (isinstance(noted, StaticSlots) and new == 1):
-        return noted
+    found: Slots | StaticSlots | None = noted(cache, LAYER_SLOTS)
+    if found is None or (isinstance(found, StaticSlots) and new == 1):
+        return found
     slots = int(cache.get_seq_length())
     if slots == 0:
-        delattr(cache, LAYER_SLOTS)
+        forget(cache, LAYER_SLOTS)
         return None
-    if isinstance(noted, StaticSlots):
+    if isinstance(found, StaticSlots):
         raise ValueError(
             f"svdprune_ext: a static cache that holds a pruned prompt takes one token at a time, got {new}"
         )
-    return noted.at(slots)
+    return found.at(slots)
 
 
 def note_slots(cache: Any, slots: Slots | StaticSlots) -> None:

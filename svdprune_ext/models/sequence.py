@@ -82,13 +82,12 @@ class Layout:
     static_mask: Tensor | None = None
 
     @property
-    def num_rows(self) -> int:
-        """B."""
-        return len(self.index)
+    def rows(self) -> Tensor:
+        """The numbers of the rows, int64 [B]."""
+        return torch.arange(len(self.index), device=self.index.device)
 
     def of_rows(self, index: Tensor) -> Layout:
         """The layout of these rows, int64 [B'], of the cache."""
-        index = index.to(self.index.device)
         mask = self.static_mask
         return replace(
             self,

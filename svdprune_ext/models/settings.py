@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 from svdprune_ext.in_decoder import METHODS
@@ -59,8 +60,6 @@ class Settings:
         _check("select", self.select in SELECTS, f"one of {', '.join(SELECTS)}", self.select)
         for name in ("center", "energy"):
             _check(name, isinstance(getattr(self, name), bool), "a bool", getattr(self, name))
-        is_mapping = isinstance(self.options, Mapping)
-        _check("options", is_mapping, "None or a mapping of names to values", self.options)
         numberings = ("compact", "original")
         _check(
             "positions",
@@ -131,8 +130,8 @@ def _is_int(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _check(name: str, right: bool, expected: str, got: object) -> None:

@@ -82,7 +82,7 @@ class VisionSide(OfOneModel):
     Attributes:
         last: What was kept of the images and videos encoded last.
         dropped: Number of tokens dropped since ``begin_step``; None where only the device knows.
-        has_encoded: Whether the encoder has run since.
+        has_encoded: Whether the encoder has run since ``begin_step``.
         input_ids: The prompts' [B, L], where they are known ahead of the encoder.
     """
 
@@ -100,8 +100,7 @@ class VisionSide(OfOneModel):
         self._family, self._base, self._settings = family, base, settings
         self._attention = attention
         self._encoding: _Encoding | None = None
-        self._is_step_open = False
-        self._called: set[str] = set()  # what encoded since the last step ended
+        self._called: set[str] = set()  # encoders whose images ``last`` holds, for the step to come
         self._of_prompts = "prompt" in (settings.scope, settings.per)
 
     def install(self, model: Any) -> list[Callable[[], None]]:
@@ -130,14 +129,11 @@ class VisionSide(OfOneModel):
 
     def begin_step(self, input_ids: Tensor | None) -> None:
         """To be called before each forward pass of the base model."""
-        if self._is_step_open:  # that one failed
-            self._called.clear()
-        self.input_ids, self.dropped = input_ids, 0
-        self.has_encoded, self._is_step_open = False, True
+        self.input_ids, self.dropped, self.has_encoded = input_ids, 0, False
 
     def end_step(self) -> None:
-        """To be called when the decoder has what was encoded."""
-        self.input_ids, self.dropped, self._is_step_open = None, None, False
+        """To be called when the decoder has what was encoded, or the step failed."""
+        self.input_ids, self.dropped = None, None
         self._called.clear()
 
     def is_placeholder(self, ids: Tensor) -> Tensor:
@@ -158,7 +154,7 @@ class VisionSide(OfOneModel):
             if torch.compiler.is_compiling() or is_captured():
                 self._settings.check_traced()
             call = {**dict(zip(parameters, args, strict=False)), **kwargs}
-            if name in self._called and not self._is_step_open:
+            if name in self._called:  # there was no step since
                 self._called.clear()
             self._encoding = _Encoding(to_grid, call, getattr(self._base.config, placeholder))
             try:
@@ -242,9 +238,8 @@ class VisionSide(OfOneModel):
         assert choice is not None
         kept, scores = by_row(grid, choice)
         self._note(choice, grid, kept, scores)
-        if choice.total == choice.kept.shape[0]:
-            return
-        if choice.tokens is not None and self._settings.features == "projector":
+        drops = choice.total != choice.kept.shape[0]
+        if drops and choice.tokens is not None and self._settings.features == "projector":
             rows = with_tokens(rows, grid, choice)
         if isinstance(rows, Tensor):
             output.pooler_output = with_nan(rows, kept)
