@@ -94,7 +94,8 @@ def test_batches_alone_are_compared_with_one_image_a_call():
 
 @pytest.fixture
 def readme(tmp_path):
-    machine = json.loads((ROOT / "bench/results/cpu/epyc-2-cores.json").read_text())
+    results = map(Path.read_text, sorted((ROOT / "bench/results/cpu").glob("*.json")))
+    machine = next(result for result in map(json.loads, results) if "prune" in result)
     return write_readme(tmp_path, "goals", machine=machine, spectra={})
 
 
