@@ -129,9 +129,7 @@ py::dict stage_times(const Matrix& x, int64_t keep, double variance, bool pivote
       *end++ = Clock::now();
       auto spectrum = cpu::spectrum(crew, std::move(gram), options);
       cpu::needs_float64(crew, image, spectrum);  // the stages are float32's, whatever it says
-      if (spectrum.side == cpu::Side::kFeatures && spectrum.rank > 0) {
-        cpu::whiten(crew, image, spectrum);
-      }
+      cpu::whiten(crew, image, spectrum);
       *end++ = Clock::now();
       cpu::leverage(crew, image, spectrum, scores.data());
       *end++ = Clock::now();

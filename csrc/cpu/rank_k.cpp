@@ -25,13 +25,6 @@ int64_t round_up(int64_t value, int64_t unit) {
   return (value + unit - 1) / unit * unit;
 }
 
-template <class T>
-void add(int64_t n, const T* x, T* sum) {
-  for (int64_t i = 0; i < n; ++i) {
-    sum[i] += x[i];
-  }
-}
-
 }  // namespace
 
 template <class T>
@@ -101,7 +94,8 @@ void rank_k_product(Crew& crew, int64_t depth, const FillPanel<T>& fill, SquareM
   if (slices == 2) {
     crew.for_each(panels, [&](int64_t p) {
       for (int64_t j = p * width; j < p * width + rows_of(p); ++j) {
-        add(n - j, second + j * (ld + 1), product.column(j) + j);
+        const T once = 1;
+        add_rows({second + j * ld, ld}, 1, &once, j, n, product.column(j));
       }
     });
   }

@@ -43,9 +43,7 @@ Solved score_image_by(Crew& crew, const Image& image, const Options& options, T*
       return refine_image(crew, image, options, result.solver, scores);
     }
   }
-  if (result.side == Side::kFeatures && result.rank > 0) {
-    whiten(crew, image, result);
-  }
+  whiten(crew, image, result);
   leverage(crew, image, result, scores);
   return {result.rank, result.steps, result.n, result.solver};
 }

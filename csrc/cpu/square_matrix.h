@@ -19,11 +19,10 @@ int64_t leading_dimension(int64_t n) {
 // Not initialised.
 template <class T>
 struct SquareMatrix {
-  int64_t n = 0;
-  int64_t ld = 0;          // leading dimension
+  int64_t n;
+  int64_t ld;              // leading dimension
   AlignedArray<T> values;  // column-major, ld numbers a column
 
-  SquareMatrix() = default;
   explicit SquareMatrix(int64_t order)
       : n(order), ld(leading_dimension<T>(order)), values(aligned_array<T>(order * ld)) {}
 

@@ -82,6 +82,9 @@ int64_t cholesky(std::vector<T>& w, const std::vector<double>& least) {
 
 template <class T>
 void whiten(Crew& crew, const Image& image, Spectrum<T>& spectrum) {
+  if (spectrum.side == Side::kTokens || spectrum.rank == 0) {
+    return;
+  }
   const int64_t d = spectrum.n;
   const double largest = spectrum.eigenvalues.front();
   const double smallest = spectrum.eigenvalues.back();

@@ -5,8 +5,8 @@
 
 namespace svdprune::cpu {
 
-// D x D only: basis V_r [D, r] -> V_r S_r^-1, so that U_r = X basis has orthonormal columns. A
-// direction in which X has nothing of its own is dropped, and the rank falls.
+// D x D: basis V_r [D, r] -> V_r S_r^-1, so that U_r = X basis has orthonormal columns. A
+// direction in which X has nothing of its own is dropped, and the rank falls. N x N: nothing to do.
 template <class T>
 void whiten(Crew& crew, const Image& image, Spectrum<T>& spectrum);
 

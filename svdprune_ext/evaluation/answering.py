@@ -10,7 +10,7 @@ A method that chooses within the decoder may look at the question: it is given w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -118,27 +118,31 @@ def _applied(model: Any, cell: Cell) -> Any:
 
 
 def _encode(model: Any, exam: Exam, handle: Any, layer: int | None = None) -> Encoded:
+    rows: list[Tensor] = []
     noted: list[Selection] = []
-    rows = _rows(model, exam, layer, lambda: None if handle is None else noted.append(handle.last))
-    if handle is None or handle.last is None:
-        return Encoded(rows, None, None)
+    for images in _calls(model, exam, layer):
+        rows += images
+        if handle is not None and handle.last is not None:
+            noted.append(handle.last)
+    if not noted:
+        return Encoded(torch.stack(rows), None, None)
     rank = torch.cat([last.rank for last in noted]).float().mean().item()
     kept = torch.stack([kept for last in noted for kept in last.kept])
-    return Encoded(rows, kept.cpu(), rank or None)
+    return Encoded(torch.stack(rows), kept.cpu(), rank or None)
 
 
-def _rows(
-    model: Any, exam: Exam, layer: int | None, after_call: Callable[[], None] = lambda: None
-) -> Tensor:
+def _rows(model: Any, exam: Exam, layer: int | None) -> Tensor:
     """What ``get_image_features`` returns of every image [images, N, H], as it is patched at the time."""
+    return torch.stack([row for images in _calls(model, exam, layer) for row in images])
+
+
+def _calls(model: Any, exam: Exam, layer: int | None) -> Iterator[list[Tensor]]:
+    """The same, some images a call."""
     options: dict[str, Any] = {} if layer is None else {"vision_feature_layer": layer}
-    rows: list[Tensor] = []
     for pixels in exam.pixels.split(_IMAGES):
         given = pixels.to(model.device, model.dtype)
         output = model.base_model.get_image_features(given, return_dict=True, **options)
-        rows += list(output.pooler_output)
-        after_call()
-    return torch.stack(rows)
+        yield list(output.pooler_output)
 
 
 def _kept_by_layer(model: Any, exam: Exam, cell: Cell) -> Encoded:

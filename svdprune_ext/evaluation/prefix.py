@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svdprune_ext.models.cache import LAYOUT, cache_returned, note
+from svdprune_ext.models.cache import LAYOUT, cache_returned, note, rows_at
 from svdprune_ext.models.decoder import noted_layout
 
 
@@ -45,5 +45,5 @@ def rows_of(cache: Any, rows: Tensor) -> Any:
         chosen.update(layer.keys[at], layer.values[at], number)
     layout = noted_layout(cache, 0)
     if layout is not None:
-        note(chosen, LAYOUT, layout.of_rows(rows))
+        note(chosen, LAYOUT, layout.of_rows(rows_at(rows)))
     return chosen

@@ -37,15 +37,14 @@ def capacity_of(cache: Any) -> int | None:
     return int(cache.get_max_length()) if getattr(cache, "is_compileable", False) else None
 
 
+Take = Callable[[Tensor], Tensor]  # of a tensor with a row for each of the cache's, some rows
+
+
 class OfRows(Protocol):
     """What is known of each row of a cache."""
 
-    def of_rows(self, index: Tensor) -> OfRows:
-        """The same of these rows, int64 [B']."""
-
-    @property
-    def rows(self) -> Tensor:
-        """The numbers of the rows, int64 [B]."""
+    def of_rows(self, take: Take) -> OfRows:
+        """The same of other rows."""
 
 
 LAYOUT = "layout"  # note of the positions that the slots hold,
@@ -84,24 +83,28 @@ def reorder_cache(layers: list[Any], notes: _Notes, beam_idx: Tensor) -> None:
     """As ``Cache.reorder_cache``, and the same to the notes."""
     for layer in layers:
         layer.reorder_cache(beam_idx)
-    _take_rows(notes, lambda rows: rows[beam_idx.to(rows.device)])
+    _take_rows(notes, rows_at(beam_idx))
 
 
 def batch_repeat_interleave(layers: list[Any], notes: _Notes, repeats: int) -> None:
     """As ``Cache.batch_repeat_interleave``, and the same to the notes."""
     for layer in layers:
         layer.batch_repeat_interleave(repeats)
-    _take_rows(notes, lambda rows: rows.repeat_interleave(repeats))
+    _take_rows(notes, lambda rows: rows.repeat_interleave(repeats, dim=0))
 
 
 def batch_select_indices(layers: list[Any], notes: _Notes, indices: Any) -> None:
     """As ``Cache.batch_select_indices``, and the same to the notes."""
     for layer in layers:
         layer.batch_select_indices(indices)
-    at = indices if isinstance(indices, Tensor) else torch.as_tensor(indices)
-    _take_rows(notes, lambda rows: rows[at.to(rows.device)])
+    _take_rows(notes, rows_at(torch.as_tensor(indices)))
 
 
-def _take_rows(notes: _Notes, select: Callable[[Tensor], Tensor]) -> None:
+def rows_at(index: Tensor) -> Take:
+    """The rows of these numbers, int64 [B'], or where it is true, bool [B]."""
+    return lambda rows: rows[index.to(rows.device)]
+
+
+def _take_rows(notes: _Notes, take: Take) -> None:
     for name, value in notes.items():
-        notes[name] = value.of_rows(select(value.rows))
+        notes[name] = value.of_rows(take)

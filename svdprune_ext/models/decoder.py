@@ -8,6 +8,7 @@ beams, assisted decoding, later turns and hand-written loops find it there.
 from __future__ import annotations
 
 import inspect
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ from svdprune_ext.models.masks import (
     says_who_sees_whom,
 )
 from svdprune_ext.models.own import OfOneModel
+from svdprune_ext.models.placeholders import is_placeholder
 from svdprune_ext.models.sequence import Layout, Packing, compact_positions, pack_deepstack
 from svdprune_ext.models.settings import Settings
 from svdprune_ext.models.tracing import is_captured
@@ -37,6 +39,29 @@ from svdprune_ext.models.vision import VisionSide
 
 _ENCODED = "mm_encoder_outputs"  # of images, ahead of the step
 _IMAGES = ("pixel_values", "pixel_values_videos", "image_hidden_states", _ENCODED)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What a step was called with, as far as it tells whether tokens were dropped; by default all may be.
+
+    Attributes:
+        ids: Token ids [B, at least q]; None where embeddings were handed over.
+        is_ahead: Whether images may have been encoded before the step.
+        may_drop: Whether there may be images.
+    """
+
+    ids: Tensor | None = None
+    is_ahead: bool = True
+    may_drop: bool = True
+
+    @classmethod
+    def of(cls, kwargs: dict[str, Any]) -> _Call:
+        """From the arguments of the base model."""
+        if kwargs.get("inputs_embeds") is not None:
+            return cls()
+        has_images = any(kwargs.get(name) is not None for name in _IMAGES)
+        return cls(kwargs.get("input_ids"), kwargs.get(_ENCODED) is not None, has_images)
 
 
 class DecoderSide(OfOneModel):
@@ -50,9 +75,7 @@ class DecoderSide(OfOneModel):
         self._arguments = list(inspect.signature(base.forward).parameters)
         self._window: int | None = getattr(decoder.config, "sliding_window", None)
         self._mask: Tensor | None = None  # what the model was called with, [B, positions]
-        self._ids: Tensor | None = None  # likewise [B, q]; None where it was handed embeddings
-        self._is_ahead = True  # images may have been encoded before the step
-        self._may_drop = True  # there may be images
+        self._call = _Call()
         self._dropping: tuple[Packing, Layout] | None = None
 
     @property
@@ -64,10 +87,7 @@ class DecoderSide(OfOneModel):
         """Begins a step. On a cache with dropped tokens it says what the model would ask of the cache."""
         kwargs = {**dict(zip(self._arguments, args, strict=False)), **kwargs}
         self._vision.begin_step(kwargs.get("input_ids"))
-        is_handed = kwargs.get("inputs_embeds") is not None
-        self._ids = None if is_handed else kwargs.get("input_ids")
-        self._is_ahead = is_handed or kwargs.get(_ENCODED) is not None
-        self._may_drop = is_handed or any(kwargs.get(name) is not None for name in _IMAGES)
+        self._call = _Call.of(kwargs)
         mask = kwargs.get("attention_mask")
         self._mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
         rows, new = _rows_and_length(kwargs)
@@ -95,7 +115,7 @@ class DecoderSide(OfOneModel):
     def after_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Ends a step, even one that failed: a decoder called by itself has nothing to do with it."""
         self._vision.end_step()
-        self._ids, self._is_ahead, self._may_drop = None, True, True
+        self._call = _Call()
 
     def _shown(self, ids: Tensor | None, new: int, layout: Layout) -> int:
         """Number of positions, new ones included, where there is no mask: no row is padded."""
@@ -128,15 +148,15 @@ class DecoderSide(OfOneModel):
 
     def _dropped(self, embeds: Tensor) -> tuple[Tensor | None, int]:
         """Which positions were dropped, bool [B, q], or None; and how many the longest row keeps, or 1."""
-        (rows, new), known = embeds.shape[:2], self._vision.dropped
-        ids, is_ahead, may_drop = self._ids, self._is_ahead, self._may_drop
+        (rows, new), known, call = embeds.shape[:2], self._vision.dropped, self._call
         is_traced = torch.compiler.is_compiling() or is_captured()
-        keeps_all = known == 0 and self._vision.has_encoded and not is_ahead
-        if keeps_all or not may_drop or (new == 1 and is_traced):
+        keeps_all = known == 0 and self._vision.has_encoded and not call.is_ahead
+        if keeps_all or not call.may_drop or (new == 1 and is_traced):
             return None, new  # no wait for the device
         dropped = embeds[..., 0].isnan()
-        if ids is not None:  # a NaN of text is the model's own
-            dropped &= self._vision.is_placeholder(ids[:, -new:]).to(dropped.device)
+        if call.ids is not None:  # a NaN of text is the model's own
+            places = is_placeholder(call.ids[:, -new:], self._base.config)
+            dropped &= places.to(dropped.device)
         if is_traced:
             known = _known_when_traced(known, rows)
             alike = dropped.sum(1) == known // rows
@@ -145,7 +165,7 @@ class DecoderSide(OfOneModel):
                 "svdprune_ext: a compiled or captured batch must drop as many tokens of each prompt",
             )
             return (dropped if known else None), max(new - known // rows, 1)
-        if rows == 1 and known and not is_ahead:
+        if rows == 1 and known and not call.is_ahead:
             return dropped, max(new - known, 1)
         counts = dropped.sum(1).tolist()
         return (dropped if any(counts) else None), max(new - min(counts), 1)

@@ -35,6 +35,7 @@ from svdprune_ext.models.layer_slots import (
 )
 from svdprune_ext.models.overheard import overhear
 from svdprune_ext.models.own import OfOneModel
+from svdprune_ext.models.placeholders import is_placeholder, placeholder_tokens
 from svdprune_ext.models.stage import Tokens, first_of_each, gather_rows
 from svdprune_ext.models.step import (
     Inputs,
@@ -99,11 +100,10 @@ class DepthSide(OfOneModel):
         kwargs = {**dict(zip(self._arguments, args, strict=False)), **kwargs}
         ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
         self._vision, config = None, self._base.config
-        tokens = [getattr(config, name, None) for name in ("image_token_id", "video_token_id")]
-        tokens = [token for token in tokens if token is not None]
         if ids is not None and ids.shape[1] > 1:
-            self._vision = torch.stack([ids == token for token in tokens]).any(0)
+            self._vision = is_placeholder(ids, config)
         elif ids is None and embeds is not None and embeds.shape[1] > 1:
+            tokens = placeholder_tokens(config)
             rows = self._base.get_input_embeddings()(torch.tensor(tokens, device=embeds.device))
             self._vision = (embeds.unsqueeze(2) == rows).all(-1).any(-1)
 

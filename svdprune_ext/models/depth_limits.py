@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from types import MethodType
 from typing import Any
 
 import torch
@@ -24,11 +23,11 @@ def refuse_pieces(method: DecoderMethod, model: Any) -> Callable[[], None]:
     Returns:
         What undoes it.
     """
-    of_instance = vars(model).get("generate")  # what a method before this one put there
+    original = model.generate
 
-    @functools.wraps(type(model).generate)
-    def generate(self: Any, inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
-        config = kwargs.get("generation_config") or self.generation_config
+    @functools.wraps(original)
+    def generate(inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
+        config = kwargs.get("generation_config") or model.generation_config
         piece = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
         prompt = kwargs.get("input_ids", inputs)
         prompt = kwargs.get("inputs_embeds") if prompt is None else prompt
@@ -38,11 +37,9 @@ def refuse_pieces(method: DecoderMethod, model: Any) -> Callable[[], None]:
                 f"svdprune_ext: prefill_chunk_size must be at least the {prompt.shape[1]} tokens of the "
                 f"prompt for {method.name}, which goes by all of its text, got {piece}"
             )
-        if of_instance is not None:
-            return of_instance(inputs, *args, **kwargs)
-        return type(self).generate(self, inputs, *args, **kwargs)
+        return original(inputs, *args, **kwargs)
 
-    return put(model, "generate", MethodType(generate, model))
+    return put(model, "generate", generate)
 
 
 def refuse_programs(method: DecoderMethod) -> None:

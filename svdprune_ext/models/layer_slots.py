@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from svdprune_ext.models.cache import LAYER_SLOTS, forget, note, noted
+from svdprune_ext.models.cache import LAYER_SLOTS, Take, forget, note, noted
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Behind:
         none = torch.zeros(len(valid), 1, dtype=torch.int64, device=valid.device)
         return cls(valid, none, is_full)
 
-    def of_rows(self, index: Tensor) -> Behind:
-        """The same of these rows."""
-        return replace(self, valid=self.valid[index], shift=self.shift[index])
+    def of_rows(self, take: Take) -> Behind:
+        """The same of other rows of the cache."""
+        return replace(self, valid=take(self.valid), shift=take(self.shift))
 
     def followed_by(self, valid: Tensor, is_full: bool, shift: Tensor | None = None) -> Behind:
         """With the tokens of a step [B, M] behind it."""
@@ -57,15 +57,9 @@ class Behind:
 class _OfLayers:
     behind: tuple[Behind, ...]
 
-    @property
-    def rows(self) -> Tensor:
-        """The numbers of the rows, int64 [B]."""
-        valid = self.behind[0].valid
-        return torch.arange(len(valid), device=valid.device)
-
-    def of_rows(self, index: Tensor) -> Self:
-        """The same of these rows, int64 [B'], of the cache."""
-        return replace(self, behind=tuple(behind.of_rows(index) for behind in self.behind))
+    def of_rows(self, take: Take) -> Self:
+        """The same of other rows of the cache."""
+        return replace(self, behind=tuple(behind.of_rows(take) for behind in self.behind))
 
 
 @dataclass(frozen=True)

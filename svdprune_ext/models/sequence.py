@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from svdprune_ext.models.cache import Take
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -81,20 +83,14 @@ class Layout:
     dropped: Tensor
     static_mask: Tensor | None = None
 
-    @property
-    def rows(self) -> Tensor:
-        """The numbers of the rows, int64 [B]."""
-        return torch.arange(len(self.index), device=self.index.device)
-
-    def of_rows(self, index: Tensor) -> Layout:
-        """The layout of these rows, int64 [B'], of the cache."""
-        mask = self.static_mask
+    def of_rows(self, take: Take) -> Layout:
+        """The layout of other rows of the cache."""
         return replace(
             self,
-            index=self.index[index],
-            valid=self.valid[index],
-            dropped=self.dropped[index],
-            static_mask=None if mask is None else mask[index],
+            index=take(self.index),
+            valid=take(self.valid),
+            dropped=take(self.dropped),
+            static_mask=None if self.static_mask is None else take(self.static_mask),
         )
 
     @classmethod

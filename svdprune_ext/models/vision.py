@@ -136,13 +136,6 @@ class VisionSide(OfOneModel):
         self.input_ids, self.dropped = None, None
         self._called.clear()
 
-    def is_placeholder(self, ids: Tensor) -> Tensor:
-        """Where token ids stand for vision tokens, bool of the same shape."""
-        config = self._base.config
-        image: Tensor = ids == config.image_token_id
-        video = getattr(config, "video_token_id", None)
-        return image if video is None else image | (ids == video)
-
     def _wrap(self, name: str, to_grid: ToGrid, placeholder: str) -> Callable[[], None]:
         original = getattr(self._base, name)
         parameters = list(inspect.signature(original).parameters)
