@@ -222,10 +222,12 @@ def test_bad_arguments_are_named(name):
     x = gaussian(2, 6, 5)
     nan = x.clone()
     nan[1, 2, 3] = torch.nan
-    with refused(f"{name}: features must be [B, N, D] with N >= 1, got shape [6, 5]"):
+    with refused(f"{name}: features must be [B, N, D] with N, D >= 1, got shape [6, 5]"):
         select(name, x[0], 3, attention=None)
-    with refused(f"{name}: features must be [B, N, D] with N >= 1, got shape [2, 0, 5]"):
+    with refused(f"{name}: features must be [B, N, D] with N, D >= 1, got shape [2, 0, 5]"):
         select(name, x[:, :0], 0)
+    with refused(f"{name}: features must be [B, N, D] with N, D >= 1, got shape [2, 6, 0]"):
+        select(name, x[:, :, :0], 0)
     with refused(f"{name}: features must be float64, float32, float16 or bfloat16, got torch.int"):
         select(name, x.long(), 3)
     for keep in (-1, 7, 2.0, True):
@@ -261,7 +263,7 @@ def test_attention_is_asked_for(name, kind):
         ("random", {"seed": 0.5}, "seed must be an int or a torch.Generator, got 0.5"),
         ("uniform", {"grid": (2, 2)}, "grid must be (height, width) of 6 tokens, got (2, 2)"),
         ("dart", {"pivots": 0}, "pivots must be an int >= 1, got 0"),
-        ("visionzip", {"contextual": 4}, "contextual must be in [0, 3], got 4"),
+        ("visionzip", {"contextual": -1}, "contextual must be None or an int >= 0, got -1"),
         ("visionzip", {"merge": "sum"}, "merge must be one of average, add, got 'sum'"),
     ],
 )

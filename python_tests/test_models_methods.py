@@ -256,9 +256,19 @@ def test_what_does_not_fit_is_refused(family, options, message):
         svdprune_ext.apply(model_of(family), KEEP, **options)
 
 
-def test_options_of_the_method_are_checked_before_any_work():
-    with pytest.raises(ValueError, match="dart: option must be one of pivots, got pivot"):
-        svdprune_ext.apply(model_of("Llava"), KEEP, method="dart", options={"pivot": 2})
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("dart", {"pivot": 2}, "option must be one of pivots, got pivot"),
+        ("dart", {"pivots": 0}, "pivots must be an int >= 1, got 0"),
+        ("visionzip", {"merge": "sum"}, "merge must be one of average, add, got 'sum'"),
+        ("uniform", {"grid": 4}, r"grid must be None or \(height, width\), got 4"),
+        ("css", {"center": 1}, "center must be a bool, got 1"),
+    ],
+)
+def test_options_of_the_method_are_checked_before_any_work(method, options, message):
+    with pytest.raises(ValueError, match=f"{method}: {message}"):
+        svdprune_ext.apply(model_of("Llava"), KEEP, method=method, options=options)
 
 
 def test_other_features_than_the_config_s_are_refused_with_attention():

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from svdprune_ext.methods.method import Selected
+from svdprune_ext.methods.options import Flag, Share
 from svdprune_ext.methods.ranking import where_true
 
 _LEFT = 1e-10  # of a token's squared length: below, nothing of it is left. All is in float64 here.
@@ -19,9 +20,9 @@ def qdeim(
     keep: int,
     attention: Tensor | None,
     *,
-    variance: float = 0.9,
-    weighted: bool = False,
-    center: bool = False,
+    variance: Share = 0.9,
+    weighted: Flag = False,
+    center: Flag = False,
 ) -> Selected:
     """Leverage with deflation: QR with column pivoting on ``U_r^T``, X = U S V^T.
 
@@ -37,8 +38,6 @@ def qdeim(
     Source: Q-DEIM, Drmač, Gugercin, arXiv 1505.00370, which has r points for r directions; starting anew is
     ours.
     """
-    if not 0 < variance <= 1:
-        raise ValueError(f"qdeim: variance must be in (0, 1], got {variance}")
     gram = _gram(x, center)
     energy, vectors = torch.linalg.eigh(gram)
     energy, vectors = energy.flip(-1).clamp_min(0), vectors.flip(-1)
@@ -48,7 +47,7 @@ def qdeim(
     return _greedy((vectors * weights[:, None]) @ vectors.mT, keep, _own, renew=True)
 
 
-def css(x: Tensor, keep: int, attention: Tensor | None, *, center: bool = False) -> Selected:
+def css(x: Tensor, keep: int, attention: Tensor | None, *, center: Flag = False) -> Selected:
     """Column subset selection: each step lets the error of X, rebuilt from the tokens picked, drop most.
 
     Options:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from svdprune_ext.methods.method import Selected
+from svdprune_ext.methods.options import Count
 from svdprune_ext.methods.ranking import unit_rows, where_true, working
 
 
@@ -73,7 +74,7 @@ def _to_unit_interval(relevance: Tensor) -> Tensor:
     return ((relevance - lowest) / (top - lowest)).where(top > lowest, 1)
 
 
-def dart(x: Tensor, keep: int, attention: Tensor | None, *, pivots: int = 8) -> Selected:
+def dart(x: Tensor, keep: int, attention: Tensor | None, *, pivots: Count = 8) -> Selected:
     """Pivots, and the tokens that duplicate them least.
 
     The pivots are the tokens of highest norm; each in turn, the highest first, adds its share of tokens,
@@ -89,8 +90,6 @@ def dart(x: Tensor, keep: int, attention: Tensor | None, *, pivots: int = 8) -> 
 
     Source: DART, arXiv 2502.11494, its pivots by norm and tokens of least duplication.
     """
-    if pivots < 1:
-        raise ValueError(f"dart: pivots must be an int >= 1, got {pivots}")
     pivots = min(pivots, keep)
     directions = unit_rows(x)
     norms = torch.linalg.vector_norm(x, ord=1, dim=-1, dtype=torch.float64)

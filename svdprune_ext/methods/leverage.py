@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
 from svdprune_ext.methods.method import Selected
+from svdprune_ext.methods.options import Flag, Rank, Share, one_of
 from svdprune_ext.methods.ranking import highest
 from svdprune_ext.ops import prune
 
@@ -15,11 +18,11 @@ def svd(
     keep: int,
     attention: Tensor | None,
     *,
-    variance: float = 0.9,
-    rank: int | None = None,
-    center: bool = False,
-    solver: str = "auto",
-    select: str = "topk",
+    variance: Share = 0.9,
+    rank: Rank = None,
+    center: Flag = False,
+    solver: Annotated[str, one_of("auto", "tridiag", "eigh", "purify")] = "auto",
+    select: Annotated[str, one_of("topk", "pivoted")] = "topk",
 ) -> Selected:
     """``l_i = ||U[i, :r]||^2``: the operator ``svdprune_ext.prune``, whose options these are.
 
@@ -36,8 +39,8 @@ def ridge(
     keep: int,
     attention: Tensor | None,
     *,
-    variance: float = 0.9,
-    rank: int | None = None,
+    variance: Share = 0.9,
+    rank: Rank = None,
 ) -> Selected:
     """``l_i = x_i^T (X^T X + lambda I)^+ x_i`` with ``lambda = ||X - X_r||_F^2 / r``.
 
@@ -48,8 +51,6 @@ def ridge(
     Source: Cohen, Musco, Musco, "Input Sparsity Time Low-Rank Approximation via Ridge Leverage Score
     Sampling", arXiv 1511.07263, its rank-k ridge leverage scores.
     """
-    if not 0 < variance <= 1:
-        raise ValueError(f"ridge: variance must be in (0, 1], got {variance}")
     tokens, width = x.shape[1:]
     if rank is not None and not 1 <= rank <= min(tokens, width):
         raise ValueError(f"ridge: rank must be in [1, {min(tokens, width)}], got {rank}")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor
 
 from svdprune_ext.methods.method import Selected
+from svdprune_ext.methods.options import Number, one_of
 from svdprune_ext.methods.ranking import highest, rows_at, unit_rows, where_true
 
 _CONTEXTUAL = 10 / 64  # the paper's 54 dominant and 10 contextual tokens
@@ -16,8 +19,8 @@ def visionzip(
     keep: int,
     attention: Tensor,
     *,
-    contextual: int | None = None,
-    merge: str = "average",
+    contextual: Number = None,
+    merge: Annotated[str, one_of("average", "add")] = "average",
 ) -> Selected:
     """Dominant tokens by attention, contextual tokens by merging the rest.
 
@@ -28,7 +31,8 @@ def visionzip(
     also keeps [CLS] itself, which LLaVA's features lack.
 
     Options:
-        contextual: Number of contextual tokens; None takes the paper's share, 10 of 64, rounded.
+        contextual: Number of contextual tokens; ``keep``, where that is smaller. None takes the paper's
+            share, 10 of 64, rounded.
         merge: "average": the mean of the target and those that joined it, as the text says. "add": the target
             plus the mean of those that joined it, as public implementations have it.
 
@@ -36,10 +40,7 @@ def visionzip(
     """
     if contextual is None:
         contextual = round(keep * _CONTEXTUAL)
-    if not 0 <= contextual <= keep:
-        raise ValueError(f"visionzip: contextual must be in [0, {keep}], got {contextual}")
-    if merge not in ("average", "add"):
-        raise ValueError(f"visionzip: merge must be one of average, add, got {merge!r}")
+    contextual = min(contextual, keep)
     dominant = highest(attention, keep - contextual)
     kept = torch.zeros_like(attention, dtype=torch.bool).scatter(1, dominant, True)
     rest = where_true(~kept, x.shape[1] - dominant.shape[1])  # [B, R]

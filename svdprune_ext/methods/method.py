@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_type_hints
 
 import torch
 from torch import Tensor
+
+from svdprune_ext.methods.options import Range, is_int
 
 # Where the attention comes from that a method needs, or that it may be given:
 # "cls"      from [CLS] to each token, at the vision layer that gives the features, mean over heads
@@ -42,7 +45,8 @@ class Method:
     Attributes:
         name: Its name in ``get`` and ``apply``.
         paper: Where it was published.
-        rule: The selection itself, called by ``select``. Its keyword-only arguments are the method's options.
+        rule: The selection itself, called by ``select``. Its keyword-only arguments are the method's options,
+            annotated with their ranges (``options.py``).
         attention: What attention it needs: "cls", "received" or "decoder", see above; None if it needs none.
         merges: Whether it changes the kept features.
     """
@@ -58,22 +62,29 @@ class Method:
         """Whether it needs the attention of a vision tower's [CLS] token."""
         return self.attention in ("cls", "received")
 
-    @property
+    @functools.cached_property
     def options(self) -> dict[str, Any]:
         """Its options and their defaults."""
         parameters = inspect.signature(self.rule).parameters.values()
         return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
 
+    @functools.cached_property
+    def _ranges(self) -> dict[str, Range]:
+        hints = get_type_hints(self.rule, include_extras=True)
+        return {name: hints[name].__metadata__[0] for name in self.options}
+
     def check_options(self, options: dict[str, Any]) -> None:
-        """Refuses an option that the method does not have.
+        """Refuses an option that the method does not have, and a value out of its range.
 
         Raises:
             ValueError: There is one.
         """
-        for name in options:
+        for name, value in options.items():
             if name not in self.options:
                 known = f"one of {', '.join(self.options)}" if self.options else "left out"
                 raise ValueError(f"{self.name}: option must be {known}, got {name}")
+            expected, holds = self._ranges[name]
+            self._must(holds(value), name, expected, repr(value))
 
     def select(
         self, features: Tensor, keep: int, *, attention: Tensor | None = None, **options: Any
@@ -85,7 +96,7 @@ class Method:
         for the device, but for "ridge", whose eigendecomposition does on CUDA.
 
         Args:
-            features: Vision tokens [B, N, D] with N >= 1; float64, float32, float16 or bfloat16.
+            features: Vision tokens [B, N, D] with N, D >= 1; float64, float32, float16 or bfloat16.
             keep: Number of tokens to keep, in [0, N].
             attention: What each token is given [B, N], not negative, mean over heads. Required where
                 ``self.attention`` is not None.
@@ -106,18 +117,14 @@ class Method:
             return self.rule(features, keep, attention, **options)
 
     def _check(self, features: Tensor, keep: int, attention: Tensor | None) -> None:
-        def must(right: bool, name: str, expected: str, got: object) -> None:
-            if not right:
-                raise ValueError(f"{self.name}: {name} must be {expected}, got {got}")
-
-        right = features.dim() == 3 and features.shape[1] >= 1
+        must = self._must
+        right = features.dim() == 3 and min(features.shape[1:]) >= 1
         shape = list(features.shape)
-        must(right, "features", "[B, N, D] with N >= 1", f"shape {shape}")
+        must(right, "features", "[B, N, D] with N, D >= 1", f"shape {shape}")
         dtypes = "float64, float32, float16 or bfloat16"
         must(features.dtype in _DTYPES, "features", dtypes, features.dtype)
         tokens = features.shape[1]
-        is_int = isinstance(keep, int) and not isinstance(keep, bool)
-        right = is_int and 0 <= keep <= tokens
+        right = is_int(keep, least=0) and keep <= tokens
         must(right, "keep", f"an int in [0, N] = [0, {tokens}]", repr(keep))
         _check_finite(must, "features", features)
         if attention is None:
@@ -131,6 +138,10 @@ class Method:
         right = attention.device == features.device
         must(right, "attention", f"on {features.device} as the features", attention.device)
         _check_finite(must, "attention", attention)
+
+    def _must(self, right: bool, name: str, expected: str, got: object) -> None:
+        if not right:
+            raise ValueError(f"{self.name}: {name} must be {expected}, got {got}")
 
 
 def _check_finite(must: Callable[..., None], name: str, values: Tensor) -> None:

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from svdprune_ext.methods.method import Selected
+from svdprune_ext.methods.options import Grid, Seed
 from svdprune_ext.methods.ranking import highest
 
 
-def random(
-    x: Tensor, keep: int, attention: Tensor | None, *, seed: int | torch.Generator = 0
-) -> Selected:
+def random(x: Tensor, keep: int, attention: Tensor | None, *, seed: Seed = 0) -> Selected:
     """``keep`` tokens drawn without replacement, with equal chances.
 
     An int draws the same tokens for every image and every call, so that an image's result does not depend on
@@ -24,8 +23,6 @@ def random(
     Source: the usual control; no paper.
     """
     images, tokens = x.shape[:2]
-    if not isinstance(seed, int | torch.Generator):
-        raise ValueError(f"random: seed must be an int or a torch.Generator, got {seed!r}")
     if isinstance(seed, torch.Generator):
         draws = torch.rand(images, tokens, generator=seed)
     else:
@@ -39,9 +36,7 @@ def _draws(seed: int, tokens: int) -> Tensor:
     return torch.rand(1, tokens, generator=torch.Generator().manual_seed(seed))
 
 
-def uniform(
-    x: Tensor, keep: int, attention: Tensor | None, *, grid: tuple[int, int] | None = None
-) -> Selected:
+def uniform(x: Tensor, keep: int, attention: Tensor | None, *, grid: Grid = None) -> Selected:
     """Tokens in the middle of equal shares of the grid.
 
     R rows are taken in the middle of R equal strips of the image, with about as much room between rows as
@@ -59,7 +54,7 @@ def uniform(
     if grid is None:
         grid = (side, side) if side * side == tokens else (1, tokens)
     height, width = grid
-    if height < 1 or height * width != tokens:
+    if height * width != tokens:
         raise ValueError(f"uniform: grid must be (height, width) of {tokens} tokens, got {grid}")
     fewest, most = -(-keep // width), min(height, keep)
     rows = min(max(round(math.sqrt(keep * height / width)), fewest), most)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any
 
 from svdprune_ext.in_decoder import METHODS
 from svdprune_ext.methods import available, get
+from svdprune_ext.methods.options import is_int, is_share
 
 LEVELS = ("tile", "image", "prompt")  # each is made of the ones before it
 SELECTS = ("topk", "pivoted")
@@ -42,18 +42,17 @@ class Settings:
         known = self.method in available()
         names = dict.fromkeys([*available(), *METHODS])
         _check("method", known, f"one of {', '.join(names)}", self.method)
-        counts = _is_int(self.keep) and self.keep >= 1
-        shares = isinstance(self.keep, float) and 0 < self.keep <= 1
-        _check("keep", counts or shares, "an int >= 1 or a float in (0, 1]", self.keep)
-        covers = self.coverage is None or (_is_number(self.coverage) and 0 < self.coverage <= 1)
+        is_float = isinstance(self.keep, float)
+        counts = is_share(self.keep) if is_float else is_int(self.keep, least=1)
+        _check("keep", counts, "an int >= 1 or a float in (0, 1]", self.keep)
+        covers = self.coverage is None or is_share(self.coverage)
         _check("coverage", covers, "None or in (0, 1]", self.coverage)
         _check("per", self.per in LEVELS, f"one of {', '.join(LEVELS)}", self.per)
         _check("scope", self.scope in LEVELS, f"one of {', '.join(LEVELS)}", self.scope)
         wheres = ("encoder", "projector")
         _check("features", self.features in wheres, f"one of {', '.join(wheres)}", self.features)
-        is_share = _is_number(self.variance) and 0 < self.variance <= 1
-        _check("variance", is_share, "in (0, 1]", self.variance)
-        rank_fits = self.rank is None or (_is_int(self.rank) and self.rank >= 1)
+        _check("variance", is_share(self.variance), "in (0, 1]", self.variance)
+        rank_fits = self.rank is None or is_int(self.rank, least=1)
         _check("rank", rank_fits, "None or an int >= 1", self.rank)
         solvers = ("auto", "tridiag", "eigh", "purify")
         _check("solver", self.solver in solvers, f"one of {', '.join(solvers)}", self.solver)
@@ -124,14 +123,6 @@ class Settings:
                 "larger than scope, for the graph to know how many tokens are kept, got "
                 f"coverage={self.coverage}, per={self.per!r}, scope={self.scope!r}"
             )
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _check(name: str, right: bool, expected: str, got: object) -> None:

@@ -1,0 +1,61 @@
+"""What a method's options may be: types of a rule's keyword-only arguments, each with its range."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Real
+from typing import Annotated, Any, NamedTuple
+
+import torch
+
+
+class Range(NamedTuple):
+    """The values that an option takes: in words, and as a predicate."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+def one_of(*names: str) -> Range:
+    """One of these names."""
+    return Range(f"one of {', '.join(names)}", lambda value: value in names)
+
+
+def is_int(value: Any, least: int | None = None) -> bool:
+    """Whether it is an int, and no bool, of at least so much."""
+    right = isinstance(value, int) and not isinstance(value, bool)
+    return right and (least is None or value >= least)
+
+
+def is_share(value: Any) -> bool:
+    """Whether it is a number in (0, 1]."""
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < float(value) <= 1
+
+
+def _is_grid(value: Any) -> bool:
+    is_pair = isinstance(value, tuple | list) and len(value) == 2
+    return is_pair and all(is_int(side, least=1) for side in value)
+
+
+Share = Annotated[float, Range("in (0, 1]", is_share)]
+Flag = Annotated[bool, Range("a bool", lambda value: isinstance(value, bool))]
+Count = Annotated[int, Range("an int >= 1", lambda value: is_int(value, least=1))]
+Rank = Annotated[
+    int | None,
+    Range("None or an int >= 1", lambda value: value is None or is_int(value, least=1)),
+]
+Number = Annotated[
+    int | None,
+    Range("None or an int >= 0", lambda value: value is None or is_int(value, least=0)),
+]
+Seed = Annotated[
+    int | torch.Generator,
+    Range(
+        "an int or a torch.Generator",
+        lambda value: isinstance(value, torch.Generator) or is_int(value),
+    ),
+]
+Grid = Annotated[
+    tuple[int, int] | None,
+    Range("None or (height, width)", lambda value: value is None or _is_grid(value)),
+]
