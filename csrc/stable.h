@@ -9,12 +9,23 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace svdprune {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+
+// A string that an operator is called with. Of torch's own, std::string, up to 2.13 a copy is left behind by every call
+// (pytorch issue 191340); where those lie, the memory of a large matrix cannot be used again.
+struct Text {
+  std::string value;
+
+  operator const std::string&() const {
+    return value;
+  }
+};
 
 // The working precision, and the scores': float64 for float64 input, float32 for all others.
 inline ScalarType score_dtype(const Tensor& x) {
@@ -35,3 +46,17 @@ inline Tensor to_int64(const Tensor& t) {
 }
 
 }  // namespace svdprune
+
+template <>
+struct torch::stable::detail::ToImpl<svdprune::Text> {
+  static svdprune::Text call(StableIValue value, uint64_t, bool) {
+    const auto handle = to<StringHandle>(value);
+    const char* first = nullptr;
+    size_t length = 0;
+    TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &first));
+    TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+    svdprune::Text text{std::string(first, length)};
+    TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+    return text;
+  }
+};

@@ -85,7 +85,7 @@ bool divides(const Options& options, const Tensor& x) {
 
 std::tuple<Tensor, Tensor> leverage_scores_cpu(const Tensor& x, double variance,
                                                std::optional<int64_t> rank, bool center,
-                                               const std::string& solver) {
+                                               const Text& solver) {
   const char* op = "leverage_scores";
   const Batch batch = checked_batch(op, x);
   const Options options = checked_options(op, batch, variance, rank, center, solver);
@@ -100,8 +100,7 @@ std::tuple<Tensor, Tensor> leverage_scores_cpu(const Tensor& x, double variance,
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> diagnose_cpu(const Tensor& x, double variance,
                                                                 std::optional<int64_t> rank,
-                                                                bool center,
-                                                                const std::string& solver) {
+                                                                bool center, const Text& solver) {
   const char* op = "diagnose";
   const Batch batch = checked_batch(op, x);
   const Options options = checked_options(op, batch, variance, rank, center, solver);
@@ -125,8 +124,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> diagnose_cpu(const Tensor& x,
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> prune_cpu(const Tensor& x, int64_t keep, double variance,
                                                      std::optional<int64_t> rank, bool center,
-                                                     const std::string& solver,
-                                                     const std::string& select) {
+                                                     const Text& solver, const Text& select) {
   const char* op = "prune";
   const Batch batch = checked_batch(op, x);
   check_keep(op, "keep", keep, batch.tokens);
@@ -149,8 +147,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_cpu(const Tensor& x, int64_t ke
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> prune_adaptive_cpu(
     const Tensor& x, int64_t max_keep, double coverage, double variance,
-    std::optional<int64_t> rank, bool center, const std::string& solver,
-    const std::string& select) {
+    std::optional<int64_t> rank, bool center, const Text& solver, const Text& select) {
   const char* op = "prune_adaptive";
   const Batch batch = checked_batch(op, x);
   check_keep(op, "max_keep", max_keep, batch.tokens);
@@ -178,7 +175,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> prune_adaptive_cpu(
 std::tuple<Tensor, Tensor, Tensor, Tensor> prune_varlen_cpu(
     const Tensor& x, const Tensor& cu_seqlens, const Tensor& cu_keep, int64_t total_keep,
     int64_t max_seqlen, double variance, std::optional<int64_t> rank, bool center,
-    const std::string& solver, const std::string& select) {
+    const Text& solver, const Text& select) {
   const char* op = "prune_varlen";
   check_packed(op, x, cu_seqlens, cu_keep, total_keep, max_seqlen);
   const int64_t images = cu_seqlens.size(0) - 1;
