@@ -302,14 +302,17 @@ def send_all(
 
 
 @contextmanager
-def device(library: Path, *, backwards: bool = False, clusters: bool = True) -> Iterator[None]:
-    """Sets the order that threads run in, and whether the device has clusters."""
+def device(
+    library: Path, *, backwards: bool = False, clusters: bool = True, silent: bool = False
+) -> Iterator[None]:
+    """Sets the order that threads run in, whether the device has clusters, and whether its driver leaves open
+    how many blocks there is room for."""
     emulated = ctypes.CDLL(str(library))
-    emulated.emulated_device(ctypes.c_bool(backwards), ctypes.c_bool(clusters))
+    emulated.emulated_device(*map(ctypes.c_bool, (backwards, clusters, silent)))
     try:
         yield
     finally:
-        emulated.emulated_device(ctypes.c_bool(False), ctypes.c_bool(True))
+        emulated.emulated_device(*map(ctypes.c_bool, (False, True, False)))
 
 
 @cache

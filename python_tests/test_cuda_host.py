@@ -109,26 +109,80 @@ def test_without_clusters_eigh_stands_in(backend, emulated_operators):
     assert_same_bits(got, svdprune.prune(x, 6, solver="eigh"))
 
 
-ENVIRONMENT_SCRIPT = """
+@pytest.mark.parametrize("solver", ["tridiag", "eigh"])
+@pytest.mark.parametrize(
+    ("cu_seqlens", "cu_keep", "longest", "unwritten_scores", "unwritten_places"),
+    [
+        ([0, 10, 40], [0, 2, 8], 20, slice(30, 40), slice(0, 0)),  # an image longer than max_seqlen
+        ([0, 10, 30], [0, 2, 8], 30, slice(30, 40), slice(0, 0)),  # tokens of no image
+        ([0, 10, 40], [0, 2, 6], 30, slice(0, 0), slice(6, 8)),  # places of no image
+    ],
+)
+def test_what_wrong_offsets_leave_out_is_marked(
+    backend, solver, cu_seqlens, cu_keep, longest, unwritten_scores, unwritten_places
+):
+    offsets = torch.tensor(cu_seqlens), torch.tensor(cu_keep)
+    x = gaussian(40, 24)
+    tokens, indices, scores, rank = svdprune.prune_varlen(
+        x, *offsets, total_keep=8, max_seqlen=longest, solver=solver
+    )
+    assert (rank > 0).all()
+    assert scores.isnan().nonzero().flatten().tolist() == [*range(40)[unwritten_scores]]
+    assert (indices == -1).nonzero().flatten().tolist() == [*range(8)[unwritten_places]]
+    assert torch.equal(tokens, x[indices].where(indices[:, None] >= 0, 0))
+
+
+# In a process of its own each, where the driver has not been asked, nor the environment been read.
+DRIVER_SCRIPT = """
 import sys
 from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
+from emulated import device
 from emulated_backend import in_place_of_the_operators
 from samples import gaussian
 
 import svdprune_ext as svdprune
 
-x = gaussian(3, 10, 14)
+library, x = Path(sys.argv[2]), gaussian(12, 28)
+with in_place_of_the_operators(library) as state:
+    with device(library, silent=True):
+        print(*svdprune.diagnose(x).solver)
+    print(*svdprune.diagnose(x).solver, state.waits)
+"""
+
+
+def test_a_driver_that_could_not_tell_is_asked_again(backend, emulated_operators):
+    done = run(DRIVER_SCRIPT, emulated_operators, SVDPRUNE_DEBUG_SYNC="0")
+    assert done == ["eigh", "tridiag 0"]
+
+
+ENVIRONMENT_SCRIPT = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[1])
+import torch
+from emulated_backend import in_place_of_the_operators
+from samples import gaussian
+
+import svdprune_ext as svdprune
+
+x, offsets = gaussian(3, 10, 14), torch.tensor([0, 10])
 with in_place_of_the_operators(Path(sys.argv[2])) as state:
     svdprune.prune(x, 3, solver="eigh")
     print(state.waits, state.copies, state.tf32_products)
     svdprune.prune(x[:, :, :8].double(), 3)
+    svdprune.prune(gaussian(1030, 8), 3, solver="tridiag")
+    svdprune.prune(x, 3, select="pivoted")
     print(state.tf32_products)
     state.failing_image = 2
     for call in (
         lambda: svdprune.prune(x, 3, solver="eigh"),
         lambda: svdprune.leverage_scores(x[0] * float("nan")),
+        lambda: svdprune.prune_varlen(
+            x[0], offsets, offsets, total_keep=10, max_seqlen=9
+        ),
     ):
         try:
             call()
@@ -144,19 +198,28 @@ with in_place_of_the_operators(Path(sys.argv[2])) as state:
 
 
 def test_settings_of_the_environment(backend, emulated_operators):
+    done = run(
+        ENVIRONMENT_SCRIPT, emulated_operators, SVDPRUNE_DEBUG_SYNC="1", SVDPRUNE_ALLOW_TF32="1"
+    )
+    must = "x must be finite and its eigendecomposition converge, got NaN, Inf or no convergence in"
+    assert done == [
+        "1 1 1",  # waits, copies, products in TF32
+        "1",  # of float64, none, and none for others than "eigh"
+        f"svdprune::prune: {must} image 2 of x",
+        f"svdprune::leverage_scores: {must} x",
+        "svdprune::prune_varlen: cu_seqlens must rise by 0 to max_seqlen = 9 an image, got 10 for image 0",
+        "svdprune: waiting for SVDPRUNE_DEBUG_SYNC failed: an illegal memory access",
+    ]
+
+
+def run(script, library, **environment):
+    """The lines that a script prints, whose arguments are the folder of the tests and the library."""
     done = subprocess.run(
-        [sys.executable, "-c", ENVIRONMENT_SCRIPT, Path(__file__).parent, emulated_operators],
-        env={**os.environ, "SVDPRUNE_DEBUG_SYNC": "1", "SVDPRUNE_ALLOW_TF32": "1"},
+        [sys.executable, "-c", script, Path(__file__).parent, library],
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
         check=True,
         timeout=100,
     )
-    must = "x must be finite and its eigendecomposition converge, got NaN, Inf or no convergence in"
-    assert done.stdout.splitlines() == [
-        "1 1 1",  # waits, copies, products in TF32
-        "1",  # of float64, none
-        f"svdprune::prune: {must} image 2 of x",
-        f"svdprune::leverage_scores: {must} x",
-        "svdprune: waiting for SVDPRUNE_DEBUG_SYNC failed: an illegal memory access",
-    ]
+    return done.stdout.splitlines()

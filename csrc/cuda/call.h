@@ -46,6 +46,10 @@ T* pointer(const Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 
+inline size_t bytes_of(const Tensor& t) {
+  return static_cast<size_t>(t.numel()) * t.element_size();
+}
+
 #pragma GCC visibility push(hidden)  // as that of torch::stable::Tensor, which they hold
 
 // One call: the device made current, its stream and library handles, and scratch memory that lives

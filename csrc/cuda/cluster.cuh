@@ -8,6 +8,9 @@
 
 #include "device.cuh"
 
+#include <algorithm>
+#include <optional>
+
 #ifndef SVDPRUNE_EMULATED
 #include <cuda/ptx>
 #endif
@@ -157,8 +160,9 @@ cudaError_t allow_shape(Kernel kernel, ClusterShape shape) {
   constexpr unsigned kPortable = 8;
   cudaError_t error = cudaSuccess;
   if (shape.shared_bytes > kUnasked) {
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                 static_cast<int>(shared_memory_limit()));
+    error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(std::max(shape.shared_bytes, shared_memory_limit())));
   }
   if (error == cudaSuccess && shape.size > kPortable) {
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
@@ -181,25 +185,33 @@ inline cudaLaunchConfig_t cluster_config(dim3 grid, dim3 block, ClusterShape sha
   return config;
 }
 
-// Whether what the current device runs of a kernel was compiled where there are clusters (kClusters): a device that has
-// them may be left with code that it was made from the PTX of an older architecture.
-template <class Kernel>
-bool compiled_for_clusters(Kernel kernel) {
+// For how many blocks or clusters of that shape the current device has room at the same time. room(number): asks the
+// driver. 0 where what the device runs of the kernel was compiled for none (kClusters), as it may be left with code that
+// it made from the PTX of an older architecture; none where the driver could not tell.
+template <class Kernel, class Room>
+std::optional<int> most_at_once(Kernel kernel, ClusterShape shape, Room&& room) {
   cudaFuncAttributes attributes{};
-  return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.ptxVersion >= 90;
+  int number = 0;
+  cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+  if (error == cudaSuccess && attributes.ptxVersion >= 90) {
+    error = allow_shape(kernel, shape);
+    error = error == cudaSuccess ? room(number) : error;
+  }
+  if (error != cudaSuccess) {
+    cudaGetLastError();  // no error of a later launch
+    return std::nullopt;
+  }
+  return number;
 }
 
-// For how many such clusters the current device has room at the same time.
 template <class... Parameters>
-int most_clusters(void (*kernel)(Parameters...), dim3 block, ClusterShape shape) {
+std::optional<int> most_clusters(void (*kernel)(Parameters...), dim3 block, ClusterShape shape) {
   cudaLaunchAttribute attribute{};
   const cudaLaunchConfig_t config =
       cluster_config(dim3(shape.size), block, shape, nullptr, attribute);
-  int clusters = 0;
-  const bool known = compiled_for_clusters(kernel) && allow_shape(kernel, shape) == cudaSuccess &&
-                     cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess;
-  cudaGetLastError();  // a refusal is an answer, no error of a later launch
-  return known ? clusters : 0;
+  return most_at_once(kernel, shape, [&](int& clusters) {
+    return cudaOccupancyMaxActiveClusters(&clusters, kernel, &config);
+  });
 }
 
 // how(): of such a launch, for the error.

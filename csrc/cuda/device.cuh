@@ -1,5 +1,4 @@
-// What the kernels share: where an image's tokens and kept places lie, and reading a number of any
-// type.
+// What the kernels share: where an image's tokens and kept places lie, numbers of any type, and a launch.
 #pragma once
 
 #include "launch.h"
@@ -94,8 +93,13 @@ void with_type(Dtype dtype, F&& f) {
 template <class... Parameters, class... Arguments>
 void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
             cudaStream_t stream, const Arguments&... arguments) {
-  kernel<<<grid, block, 0, stream>>>(arguments...);
-  if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.stream = stream;
+  const cudaError_t error =
+      cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
+  if (error != cudaSuccess) {
     throw_cuda(error, std::string("launching ") + name);
   }
 }

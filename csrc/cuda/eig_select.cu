@@ -15,12 +15,11 @@
 #include "tridiag/load.cuh"
 #include "tridiag/multiple.cuh"
 
+#include "answers.h"
 #include "purify.h"
 
 #include <algorithm>
 #include <limits>
-#include <map>
-#include <mutex>
 #include <tuple>
 
 namespace svdprune::cuda {
@@ -189,8 +188,9 @@ __device__ __forceinline__ void prune_image(const Images& x, const EigSelect& a)
 }
 
 // A cluster: one image, blockIdx.y. Shared memory: SharedSizes, dynamic. n = N <= 32 Plan::kColumns. Every
-// decision is taken by all blocks alike, from the same bits; results are deterministic, and the same in all kernels for
-// as many columns. A trap for devices without clusters, on which it is never launched.
+// decision is taken by all blocks alike, from the same bits. Results are deterministic; rows in registers and those in
+// shared memory add their columns in different orders, so the last bits depend on the cluster's size, where that decides
+// which are where. A trap for devices without clusters, on which it is never launched.
 template <class Plan>
 __global__ __launch_bounds__(Plan::kThreads, 1) void eig_select_kernel(Images x, EigSelect a) {
   if constexpr (kClusters) {
@@ -246,17 +246,16 @@ int clusters_at_once(int64_t tokens, const EigSelectShape& shape) {
       cudaGetDevice(&device) != cudaSuccess) {
     return 0;
   }
-  static std::mutex mutex;
-  static std::map<std::tuple<int, int, size_t>, int> answers;
-  const std::lock_guard lock(mutex);
-  const auto [answer, is_new] = answers.try_emplace({device, shape.blocks, shape.shared_bytes});
-  if (is_new) {
-    with_kernel(tokens, shape.blocks, [&](auto kernel, auto) {
-      answer->second = most_clusters(kernel, dim3(shape.threads),
-                                     {static_cast<unsigned>(shape.blocks), shape.shared_bytes});
+  static Answers<std::tuple<int, const void*, int, size_t>> answers;
+  int at_once = 0;
+  with_kernel(tokens, shape.blocks, [&](auto kernel, auto) {
+    const auto* const name = reinterpret_cast<const void*>(kernel);
+    at_once = answers.of({device, name, shape.blocks, shape.shared_bytes}, [&] {
+      return most_clusters(kernel, dim3(shape.threads),
+                           {static_cast<unsigned>(shape.blocks), shape.shared_bytes});
     });
-  }
-  return answer->second;
+  });
+  return at_once;
 }
 
 }  // namespace

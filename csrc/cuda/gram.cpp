@@ -1,7 +1,5 @@
 #include "linear_algebra.h"
 
-#include <cstdlib>
-#include <cstring>
 #include <stdexcept>
 #include <string>
 
@@ -34,15 +32,6 @@ class TrueFloat32 {
   cublasMath_t mode_;
 };
 
-// SVDPRUNE_ALLOW_TF32=1 in the environment, read once.
-bool tf32_allowed() {
-  static const bool allowed = [] {
-    const char* value = std::getenv("SVDPRUNE_ALLOW_TF32");
-    return value != nullptr && std::strcmp(value, "1") == 0;
-  }();
-  return allowed;
-}
-
 // C [B, m, n] = op(A) op(B), each image's matrices `stride` apart.
 void multiply(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, int64_t m,
               int64_t n, int64_t k, const void* a, int64_t lda, int64_t stride_a, const void* b,
@@ -66,7 +55,8 @@ void multiply(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t o
 }  // namespace
 
 void launch_gram(cublasHandle_t handle, bool tokens_side, int64_t images, int64_t tokens,
-                 int64_t features, const void* packed, cudaDataType input_type, void* gram) {
+                 int64_t features, const void* packed, cudaDataType input_type, void* gram,
+                 bool may_round) {
   // Row-major [N, D] is column-major [D, N].
   const int64_t n = tokens_side ? tokens : features;
   const int64_t depth = tokens_side ? features : tokens;
@@ -74,7 +64,7 @@ void launch_gram(cublasHandle_t handle, bool tokens_side, int64_t images, int64_
   const auto second = tokens_side ? CUBLAS_OP_N : CUBLAS_OP_T;
   multiply(handle, first, second, n, n, depth, packed, features, tokens * features, packed,
            features, tokens * features, input_type, gram, n, n * n, images,
-           input_type == CUDA_R_32F && tf32_allowed());
+           input_type == CUDA_R_32F && may_round);
 }
 
 void launch_rotate(cublasHandle_t handle, int64_t images, int64_t tokens, int64_t features,

@@ -16,21 +16,27 @@ __device__ inline void grid_sync() {
   cooperative_groups::this_grid().sync();
 }
 
-// How many such blocks the current device runs at the same time; 0 where it has no launches of that kind.
+// How many such blocks the current device runs at the same time; 0 where it has no launches of that kind, none where the
+// driver could not tell.
 template <class... Parameters>
-int most_blocks(void (*kernel)(Parameters...), int threads, size_t shared_bytes) {
-  int device = 0, supported = 0, multiprocessors = 0, each = 0;
-  const bool known =
-      cudaGetDevice(&device) == cudaSuccess &&
-      cudaDeviceGetAttribute(&supported, cudaDevAttrCooperativeLaunch, device) == cudaSuccess &&
-      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) ==
-          cudaSuccess &&
-      shared_bytes <= shared_memory_limit() && compiled_for_clusters(kernel) &&
-      allow_shape(kernel, {1, shared_bytes}) == cudaSuccess &&
-      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, threads, shared_bytes) ==
-          cudaSuccess;
-  cudaGetLastError();  // a refusal is an answer, no error of a later launch
-  return known && supported ? each * multiprocessors : 0;
+std::optional<int> most_blocks(void (*kernel)(Parameters...), int threads, size_t shared_bytes) {
+  int device = 0, supported = 0, multiprocessors = 0;
+  if (cudaGetDevice(&device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&supported, cudaDevAttrCooperativeLaunch, device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device) !=
+          cudaSuccess) {
+    cudaGetLastError();  // no error of a later launch
+    return std::nullopt;
+  }
+  if (!supported || shared_bytes > shared_memory_limit()) {
+    return 0;
+  }
+  return most_at_once(kernel, {1, shared_bytes}, [&](int& blocks) {
+    const cudaError_t error =
+        cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes);
+    blocks *= multiprocessors;
+    return error;
+  });
 }
 
 template <class... Parameters, class... Arguments>

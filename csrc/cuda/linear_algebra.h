@@ -23,10 +23,11 @@ SolverHandle& solver_on(int device, cudaStream_t stream);
 
 // Stage 1, gram. packed [B, N, D] row-major, in input_type; gram [B, n, n] in the accumulation
 // type: float64 for float64 input, float32 for all others, which 16-bit products are exact in. X
-// X^T (n = N) on the tokens' side, X^T X (n = D) on the features'. float32 input uses TF32 with
-// SVDPRUNE_ALLOW_TF32=1 in the environment, and never otherwise, whatever the handle's mode.
+// X^T (n = N) on the tokens' side, X^T X (n = D) on the features'. float32 input uses TF32 where
+// it `may_round`, and never otherwise, whatever the handle's mode.
 void launch_gram(cublasHandle_t handle, bool tokens_side, int64_t images, int64_t tokens,
-                 int64_t features, const void* packed, cudaDataType input_type, void* gram);
+                 int64_t features, const void* packed, cudaDataType input_type, void* gram,
+                 bool may_round = false);
 
 // X V for the features' side: packed [B, N, D] row-major, vectors [B, D, D], product [B, N, D]
 // column-major.

@@ -4,10 +4,9 @@
 // set.
 
 #include "call.h"
+#include "environment.h"
 
 #include "../prune_args.h"
-
-#include <cstdlib>
 
 namespace svdprune::cuda {
 
@@ -15,17 +14,28 @@ namespace {
 
 constexpr int64_t kMaxImages = 65535;  // of a launch's second dimension
 
-// Raises, after waiting, what the kernels could only mark. For finding an error, not for service.
+// Whether to wait, and raise what otherwise cannot be known or is only marked. For finding an error, not for service.
+bool debugging() {
+  static const bool enabled = switched_on("SVDPRUNE_DEBUG_SYNC");
+  return enabled;
+}
+
+// Waits for them.
+template <class T>
+std::vector<T> on_host(const Call& call, const Tensor& numbers) {
+  std::vector<T> values(numbers.numel());
+  check_cuda(cudaMemcpyAsync(values.data(), numbers.const_data_ptr(), values.size() * sizeof(T),
+                             cudaMemcpyDeviceToHost, call.stream()),
+             "reading numbers for SVDPRUNE_DEBUG_SYNC");
+  check_cuda(cudaStreamSynchronize(call.stream()), "waiting for SVDPRUNE_DEBUG_SYNC");
+  return values;
+}
+
 void debug_check(const Call& call, const Tensor& ranks, int64_t images, bool batched) {
-  static const bool enabled = std::getenv("SVDPRUNE_DEBUG_SYNC") != nullptr;
-  if (!enabled) {
+  if (!debugging()) {
     return;
   }
-  std::vector<int32_t> values(images);
-  check_cuda(cudaMemcpyAsync(values.data(), pointer<int32_t>(ranks), images * sizeof(int32_t),
-                             cudaMemcpyDeviceToHost, call.stream()),
-             "reading ranks for SVDPRUNE_DEBUG_SYNC");
-  check_cuda(cudaStreamSynchronize(call.stream()), "waiting for SVDPRUNE_DEBUG_SYNC");
+  const std::vector<int32_t> values = on_host<int32_t>(call, ranks);
   for (int64_t b = 0; b < images; ++b) {
     if (values[b] < 0) {
       const std::string name = batched ? "image " + std::to_string(b) + " of x" : "x";
@@ -109,7 +119,7 @@ Ran run(const Call& call, const Images& x, const Options& options, const Results
 
 std::tuple<Tensor, Tensor> leverage_scores_cuda(const Tensor& x, double variance,
                                                 std::optional<int64_t> rank, bool center,
-                                                const std::string& solver) {
+                                                const Text& solver) {
   const char* op = "leverage_scores";
   const Batch batch(op, x);
   const Options options =
@@ -124,8 +134,7 @@ std::tuple<Tensor, Tensor> leverage_scores_cuda(const Tensor& x, double variance
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> diagnose_cuda(const Tensor& x, double variance,
                                                                  std::optional<int64_t> rank,
-                                                                 bool center,
-                                                                 const std::string& solver) {
+                                                                 bool center, const Text& solver) {
   const char* op = "diagnose";
   const Batch batch(op, x);
   const Options options =
@@ -157,8 +166,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> diagnose_cuda(const Tensor& x
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> prune_cuda(const Tensor& x, int64_t keep_tokens,
                                                       double variance, std::optional<int64_t> rank,
-                                                      bool center, const std::string& solver,
-                                                      const std::string& select) {
+                                                      bool center, const Text& solver,
+                                                      const Text& select) {
   const char* op = "prune";
   const Batch batch(op, x);
   const Images& images = batch.images;
@@ -185,8 +194,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_cuda(const Tensor& x, int64_t k
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> prune_adaptive_cuda(
     const Tensor& x, int64_t max_keep, double coverage, double variance,
-    std::optional<int64_t> rank, bool center, const std::string& solver,
-    const std::string& select) {
+    std::optional<int64_t> rank, bool center, const Text& solver, const Text& select) {
   const char* op = "prune_adaptive";
   const Batch batch(op, x);
   const Images& images = batch.images;
@@ -217,7 +225,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> prune_adaptive_cuda(
 std::tuple<Tensor, Tensor, Tensor, Tensor> prune_varlen_cuda(
     const Tensor& x, const Tensor& cu_seqlens, const Tensor& cu_keep, int64_t total_keep,
     int64_t max_seqlen, double variance, std::optional<int64_t> rank, bool center,
-    const std::string& solver, const std::string& select) {
+    const Text& solver, const Text& select) {
   const char* op = "prune_varlen";
   check_packed(op, x, cu_seqlens, cu_keep, total_keep, max_seqlen);
   const int64_t images_count = cu_seqlens.size(0) - 1;
@@ -229,6 +237,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_varlen_cuda(
   const Call call(op, x);
   const Tensor seqlens = to_int64(cu_seqlens);
   const Tensor keeps = to_int64(cu_keep);
+  if (debugging()) {
+    check_offsets(op, on_host<int64_t>(call, seqlens).data(), on_host<int64_t>(call, keeps).data(),
+                  images_count, x.size(0), total_keep, max_seqlen);
+  }
   const Images images{images_count,
                       max_seqlen,
                       x.size(1),
@@ -243,6 +255,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> prune_varlen_cuda(
   const Tensor indices = call.empty({total_keep}, ScalarType::Long);
   const Tensor scores = call.empty({x.size(0)}, score_dtype(x));
   const Tensor ranks = call.empty({images_count}, ScalarType::Int);
+  // What offsets that are wrong leave out: index -1, zero rows, NaN.
+  set_bytes(indices.mutable_data_ptr(), 0xFF, bytes_of(indices), call.stream());
+  set_zero(tokens.mutable_data_ptr(), bytes_of(tokens), call.stream());
+  set_bytes(scores.mutable_data_ptr(), 0xFF, bytes_of(scores), call.stream());
   run(call, images, options,
       {.scores = scores,
        .ranks = ranks,

@@ -1,6 +1,7 @@
 // Solver "eigh": stages 1 and 2 on cuBLAS and cuSOLVER, then a kernel a stage.
 
 #include "call.h"
+#include "environment.h"
 
 namespace svdprune::cuda {
 
@@ -18,8 +19,10 @@ void score(const Call& call, const Images& x, const Options& options, const Tens
   const Packed packed = pack(call, x, options.center, type);
 
   const Tensor matrices = call.empty({x.images, n, n}, work);
+  static const bool tf32 = switched_on("SVDPRUNE_ALLOW_TF32");
   launch_gram(call.blas(), tokens_side, x.images, x.tokens, x.features,
-              packed.values.const_data_ptr(), data_type_of(type), matrices.mutable_data_ptr());
+              packed.values.const_data_ptr(), data_type_of(type), matrices.mutable_data_ptr(),
+              tf32);
 
   const Tensor eigenvalues = call.empty({x.images, n}, work);
   const Tensor info = call.empty({x.images}, ScalarType::Int);
@@ -56,7 +59,7 @@ void score_or_zero(const Call& call, const Images& x, const Options& options, co
     return;
   }
   for (const Tensor& result : {scores, ranks}) {
-    set_zero(result.mutable_data_ptr(), result.numel() * result.element_size(), call.stream());
+    set_zero(result.mutable_data_ptr(), bytes_of(result), call.stream());
   }
 }
 

@@ -11,17 +11,16 @@
 // Cooperative. A block has a run of the lower tiles [64, 32] of all images; the other half of X mirrors them. In step k
 // its eight workers, warps, multiply, while a ninth reads the sums that all blocks left in step k - 1, and so decides
 // what all of them decide. Then the workers make the tile of the next X, of which two take turns, and its sums. One
-// barrier of all blocks a step. Deterministic, and the same for an image whatever batch it comes in. Empty for devices
+// barrier of all blocks a step. Deterministic, and the same for an image whatever batch it comes in. A trap for devices
 // without clusters, on which no image is handed over.
 
+#include "answers.h"
 #include "gather.cuh"
 #include "grid.cuh"
 #include "purify/tile.cuh"
 #include "select.cuh"
 
 #include <algorithm>
-#include <map>
-#include <mutex>
 
 namespace svdprune::cuda {
 
@@ -232,14 +231,10 @@ int purify_blocks(int64_t images, int64_t tokens) {
       cudaGetDevice(&device) != cudaSuccess) {
     return 0;
   }
-  static std::mutex mutex;
-  static std::map<int, int> answers;  // by device
-  const std::lock_guard lock(mutex);
-  const auto [answer, is_new] = answers.try_emplace(device);
-  if (is_new) {
-    answer->second = most_blocks(purify_kernel, kAllThreads, kSharedBytes);
-  }
-  return static_cast<int>(std::min<int64_t>(images * purify_tiles(tokens), answer->second));
+  static Answers<int> answers;  // by device
+  const int at_once =
+      answers.of(device, [] { return most_blocks(purify_kernel, kAllThreads, kSharedBytes); });
+  return static_cast<int>(std::min<int64_t>(images * purify_tiles(tokens), at_once));
 }
 
 void launch_purify(const Images& x, const Purify& arguments, int blocks, cudaStream_t stream) {

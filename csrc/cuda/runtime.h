@@ -21,8 +21,12 @@ inline void check_cuda(cudaError_t error, const char* what) {
   }
 }
 
+inline void set_bytes(void* data, int byte, size_t bytes, cudaStream_t stream) {
+  check_cuda(cudaMemsetAsync(data, byte, bytes, stream), "cudaMemsetAsync");
+}
+
 inline void set_zero(void* data, size_t bytes, cudaStream_t stream) {
-  check_cuda(cudaMemsetAsync(data, 0, bytes, stream), "cudaMemsetAsync");
+  set_bytes(data, 0, bytes, stream);
 }
 
 }  // namespace svdprune::cuda

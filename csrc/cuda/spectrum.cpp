@@ -110,7 +110,8 @@ void check_spectrum_capturable(cudaStream_t stream, int64_t n) {
     throw std::runtime_error(
         "svdprune: solver \"eigh\" must have min(N, D) <= " + std::to_string(kMostCaptured) +
         " in a CUDA graph, since cuSOLVER waits for the device above, got " + std::to_string(n) +
-        "; solver \"tridiag\" and select \"pivoted\" can be captured");
+        "; select \"pivoted\" can be captured, and so can solver \"tridiag\", where the GPU has "
+        "clusters of blocks and the shared memory for it");
   }
 }
 

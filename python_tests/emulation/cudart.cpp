@@ -15,10 +15,12 @@ static void check_stream(cudaStream_t stream) {
 
 extern "C" {
 
-// The device that is emulated: the order its threads run in, and whether it has clusters.
-void emulated_device(bool reversed, bool clusters) {
+// The device that is emulated: the order its threads run in, whether it has clusters, and whether its driver says how
+// many blocks there is room for.
+void emulated_device(bool reversed, bool clusters, bool silent) {
   emulation::reversed = reversed;
   emulation::clusters = clusters;
+  emulation::silent = silent;
 }
 
 cudaError_t cudaMemsetAsync(void* pointer, int value, size_t bytes, cudaStream_t stream) {

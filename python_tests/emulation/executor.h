@@ -46,6 +46,7 @@ constexpr size_t kSharedMargin = 1024;
 // Settings of the device.
 inline bool reversed = false;          // the order that threads run in
 inline bool clusters = true;           // whether it has them
+inline bool silent = false;            // whether it leaves open how many blocks there is room for
 inline cudaStream_t stream = nullptr;  // the current one
 
 // A thread that has returned is no longer a member.

@@ -228,8 +228,11 @@ inline bool clusters_supported() {
 }
 
 template <class... Parameters>
-int most_clusters(void (*)(Parameters...), dim3 block, ClusterShape shape) {
+std::optional<int> most_clusters(void (*)(Parameters...), dim3 block, ClusterShape shape) {
   constexpr int kMultiprocessors = 132;
+  if (emulation::silent) {
+    return std::nullopt;
+  }
   const bool fits = emulation::clusters && shape.size <= 16 && block.x <= 1024;
   return fits ? kMultiprocessors / static_cast<int>(shape.size) : 0;
 }
@@ -244,8 +247,8 @@ void launch_clusters(const char*, void (*kernel)(Parameters...), dim3 grid, dim3
 }
 
 template <class... Parameters>
-int most_blocks(void (*)(Parameters...), int, size_t) {
-  return 132;
+std::optional<int> most_blocks(void (*)(Parameters...), int, size_t) {
+  return emulation::silent ? std::nullopt : std::optional(132);
 }
 
 template <class... Parameters, class... Arguments>

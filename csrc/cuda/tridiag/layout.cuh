@@ -20,6 +20,7 @@ SVDPRUNE_HOST_DEVICE constexpr int threads_of(int columns) {
 template <int columns, int held>
 struct Plan {
   static constexpr int kColumns = columns, kHeld = held, kThreads = threads_of(columns);
+  static_assert(kThreads <= 32 * kMostWarps);
 };
 
 // Whether a block has as many threads, so that loops over them have no end to look for. Under emulation, where few threads take

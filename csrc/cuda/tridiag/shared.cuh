@@ -10,9 +10,8 @@
 
 namespace svdprune::cuda {
 
-constexpr int kMostTokens = 1024;            // that fit on chip, with rows dealt to 16 blocks
-constexpr int kStaged = 32;                  // reflectors on the way back that there is room for
-constexpr size_t kVectorBytes = 168 * 1024;  // at most, for vectors of T that are made together
+constexpr int kMostTokens = 1024;  // that fit on chip, with rows dealt to 16 blocks
+constexpr int kStaged = 32;        // reflectors on the way back that there is room for
 
 // A row's product y_i, and its entry of the next column.
 struct alignas(8) RowResult {
@@ -59,10 +58,9 @@ struct SharedSizes {
     const int pairs = (group_count(n) + warps - 1) / warps * (16 / blocks);  // of a warp, at most
     const size_t rows = pairs > held ? 2 * (pairs - held) * warps : 0;
     const size_t vector = sizeof(double) * 2 * (n + 1);
-    const size_t vectors = kVectorBytes / vector < warps ? kVectorBytes / vector : warps;
     // After the reduction there are vectors of n rows, the tokens' partial scores, or reflectors on the way back.
     work_bytes = 0;
-    for (const size_t bytes : {sizeof(float) * capacity * rows, vector * vectors,
+    for (const size_t bytes : {sizeof(float) * 32 * columns * rows, vector * warps,
                                sizeof(double) * warps * ((n + blocks - 1) / blocks),
                                sizeof(float) * capacity * kStaged}) {
       work_bytes = bytes > work_bytes ? bytes : work_bytes;
@@ -102,7 +100,7 @@ struct Shared {
   double* sums;                 // [4, kMostWarps], for block_sums
   double* word;                 // [C]
   double* remainder;            // [C]: of the blocks' parts of it, the squared norm
-  float* rows;                  // [.., capacity]: those that are not in registers
+  float* rows;                  // [.., 32 kColumns]: those that are not in registers
   unsigned char* work;          // their memory, once the matrix is done with
 };
 

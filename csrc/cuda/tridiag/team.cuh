@@ -8,7 +8,7 @@
 namespace svdprune::cuda {
 
 constexpr int kMostCluster = 16;  // blocks
-constexpr int kMostWarps = 16;    // a block's
+constexpr int kMostWarps = 8;     // a block's
 
 // This thread's place. Warps are whole, and the cluster's size is a power of two.
 struct Team {
@@ -72,15 +72,16 @@ __device__ __forceinline__ void block_sums(const Team& team, double (&number)[4]
     partials[team.lane / 8 * kMostWarps + team.warp] = of_warp;
   }
   __syncthreads();
-  const double2 pair = reinterpret_cast<const double2*>(partials)[team.lane];
+  constexpr int kPairs = kMostWarps / 2;  // of each sum; lanes from 4 kPairs on repeat the others
+  const double2 pair = reinterpret_cast<const double2*>(partials)[team.lane % (4 * kPairs)];
   double sum = pair.x + pair.y;
 #pragma unroll
-  for (int apart = kMostWarps / 4; apart > 0; apart /= 2) {
+  for (int apart = kPairs / 2; apart > 0; apart /= 2) {
     sum += __shfl_xor_sync(kAllLanes, sum, apart);
   }
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    number[i] = __shfl_sync(kAllLanes, sum, 8 * i);
+    number[i] = __shfl_sync(kAllLanes, sum, kPairs * i);
   }
 }
 
