@@ -5,6 +5,7 @@
 #include "rater.h"
 
 #include <cmath>
+#include <limits>
 
 namespace svdprune {
 
@@ -80,6 +81,21 @@ inline Heads heads_of(const Tensor& t) {
   return {t.const_data_ptr(), t.stride(0), t.stride(1), t.stride(2), t.stride(3)};
 }
 
+// It is used in the precision of the products.
+inline void check_scale(const char* op, std::optional<double> scale, const Tensor& q) {
+  if (!scale) {
+    return;
+  }
+  const double size = std::fabs(*scale);
+  if (!std::isfinite(size)) {
+    refuse(op, "scale must be finite, got ", *scale);
+  }
+  if (score_dtype(q) == ScalarType::Float && size != 0 &&
+      (size < std::numeric_limits<float>::min() || size > std::numeric_limits<float>::max())) {
+    refuse(op, "scale must be 0 or a normal number of float32, got ", *scale);
+  }
+}
+
 inline RaterArgs checked_rater_args(const char* op, const Tensor& q, const Tensor& k,
                                     const Tensor& raters, const Tensor& visual,
                                     const std::optional<Tensor>& mask, bool causal,
@@ -88,9 +104,7 @@ inline RaterArgs checked_rater_args(const char* op, const Tensor& q, const Tenso
   check_positions(op, "raters", "[B, R]", raters, q);
   check_positions(op, "visual", "[B, N]", visual, q);
   const RaterMask checked = checked_mask(op, mask, q, k);
-  if (scale && !std::isfinite(*scale)) {
-    refuse(op, "scale must be finite, got ", *scale);
-  }
+  check_scale(op, scale, q);
   return {.prompts = q.size(0),
           .heads = q.size(1),
           .key_heads = k.size(1),

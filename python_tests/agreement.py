@@ -26,9 +26,11 @@ class Promise:
 
 
 FLOAT32 = Promise(floor=2e-4, noise=3e-9, share=1e-6)
-FLOAT32_EIGH = Promise(floor=2e-4, noise=6e-8, share=1e-5)
+# Without refinement, as all solvers on CUDA: of 18,000 random images none is off by more than 5.4e-7 / gap;
+# plateaus of the spectrum on both sides of the cut are the worst.
+FLOAT32_EIGH = Promise(floor=2e-4, noise=1e-6, share=1e-5)
 # Works in float64, whatever the input; scores are rounded to float32.
-FLOAT32_PURIFY = Promise(floor=1e-6, noise=1e-15, share=1e-12)
+FLOAT32_PURIFY = Promise(floor=1e-6, noise=1e-14, share=1e-12)
 # Of 3000 random images the worst is off by 3.7e-15 / gap, by all solvers alike.
 FLOAT64 = Promise(floor=1e-8, noise=1e-14, share=1e-12)
 UNDEFINED = 0.5  # from this tolerance on, the leading subspace is undefined

@@ -1,4 +1,4 @@
-"""Random images whose spectra hurt: one for every seed."""
+"""Random images whose spectra hurt: one for every seed of a kind."""
 
 from __future__ import annotations
 
@@ -37,3 +37,28 @@ def hard_case(seed: int, largest: int = 220) -> tuple[Tensor, dict[str, Any]]:
         x[::7] *= draw(1, 100)
         x = torch.cat([x, x[: n // 3]])
     return x, {"variance": draw(0.3, 0.9999), "center": seed % 7 == 0}
+
+
+def plateaus(seed: int, largest: int = 220) -> tuple[Tensor, dict[str, Any]]:
+    """Features [N, D] with two or three plateaus in their spectrum, and the rank at the last step down.
+
+    It is 1e-5 to 3e-2 of the largest energy, and many eigenvectors above the cut mix with many below it.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low: float, high: float) -> float:
+        return low + (high - low) * torch.rand((), generator=generator).item()
+
+    n, d = int(draw(20, largest)), int(draw(20, largest))
+    k = min(n, d)
+    first = int(draw(1, k / 2))
+    rank = first + int(draw(1, k - first))
+    step = 10 ** draw(-5, -1.5)
+    low = 1 - step if seed % 2 else step * draw(0, 1)
+    energy = torch.full((k,), low)
+    energy[:rank] = low + step
+    energy[:first] = 1
+    x = with_spectrum(n, d, energy, seed=seed)
+    if seed % 3 == 1:  # a few tokens that weigh much
+        x = x * (torch.rand(n, 1, generator=generator) ** 6 + 1e-2)
+    return x, {"rank": rank}

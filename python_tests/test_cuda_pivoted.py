@@ -46,6 +46,14 @@ def test_prune(backend, shape, dtype, center):
         assert_is_the_oracles(image, keep, *found, center=center)
 
 
+@on_backends("dtype", [torch.float64, torch.float32])
+def test_no_more_tokens_than_features_have_something_of_their_own(backend, dtype):
+    x = torch.stack([gaussian(60, 2, seed=seed, dtype=dtype) for seed in range(20)])
+    x[..., 1] *= 1e-3  # so that what rounding leaves is not nothing
+    rank = svdprune.prune(backend.put(x), 40, select="pivoted").rank
+    assert (rank == 2).all()
+
+
 # Several warps; more picks than registers hold; rows in global memory.
 @on_backends(
     ("images", "tokens", "keep"),

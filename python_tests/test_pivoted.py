@@ -259,3 +259,13 @@ def test_threads_change_no_bit(keep):
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_no_more_tokens_than_features_have_something_of_their_own(dtype):
+    for seed in range(40):
+        x = gaussian(100, 2, seed=seed) * torch.tensor([1, 1e-3])
+        for keep in (4, 80):  # columns on demand, and the whole matrix
+            out = pivoted(x.to(dtype), keep)
+            assert out.rank == 2
+            assert out.scores.count_nonzero() == 2

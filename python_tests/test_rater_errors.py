@@ -81,6 +81,8 @@ def test_the_call_is_right_without_a_change():
         ),
         ({"scale": float("nan")}, "scale must be finite, got nan"),
         ({"scale": float("inf")}, "scale must be finite, got inf"),
+        ({"scale": 1e39}, "scale must be 0 or a normal number of float32, got 1e+39"),
+        ({"scale": -1e-40}, "scale must be 0 or a normal number of float32, got -1e-40"),
         ({"head_weights": torch.ones(2, 4).double()}, "head_weights must be float32, got Double"),
         ({"head_weights": torch.ones(4)}, "head_weights must be [B, H] = [2, 4], got shape [4]"),
     ],

@@ -257,6 +257,20 @@ def test_compiles_without_a_break_for_any_length():
         assert torch.equal(pruned(q, k, text, 3), expected)
 
 
+@pytest.mark.parametrize("flushed", [False, True])
+def test_float16_numbers_below_its_normal_ones_count(flushed):
+    q = torch.full((1, 1, 1, 8), 1e-5).half()
+    k = (1000 * torch.arange(48.0)).view(1, 1, 6, 8).half()
+    places = torch.tensor([[0]]), torch.arange(6)[None]
+    expected = (10 * q.double() @ k.double().mT).softmax(-1)[0, :, 0]
+    torch.set_flush_denormal(flushed)
+    try:
+        scores = svdprune.rater_scores(q, k, *places, causal=False, scale=10.0).scores
+    finally:
+        torch.set_flush_denormal(False)
+    torch.testing.assert_close(scores, expected.float(), atol=1e-6, rtol=1e-5)
+
+
 def test_flash_attention_beside_it_sees_the_same_softmax():
     # Values that are unit vectors make scaled_dot_product_attention return its own attention.
     q, k = gaussian(2, 4, 12, 16), gaussian(2, 4, 12, 16, seed=1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from agreement import assert_agrees
-from hard_cases import hard_case
+from hard_cases import hard_case, plateaus
 from samples import behind_a_coupling, gaussian, power_law, sparse, with_spectrum
 
 import svdprune_ext as svdprune
@@ -135,11 +135,12 @@ def test_a_hidden_eigenvector_in_one_token_is_found(token):
 
 
 @pytest.mark.parametrize("part", range(10))
-def test_random_spectra(part):
-    # SVDPRUNE_CASES=10000 runs as many.
+@pytest.mark.parametrize("make", [hard_case, plateaus])
+def test_random_spectra(make, part):
+    # SVDPRUNE_CASES=10000 runs as many of each kind.
     cases = int(os.environ.get("SVDPRUNE_CASES", "400"))
     for seed in range(part, cases, 10):
-        x, options = hard_case(seed)
+        x, options = make(seed)
         options["solver"] = "tridiag"
         out = svdprune.prune(x, min(16, len(x)), **options)
         try:
@@ -159,6 +160,16 @@ def test_a_narrow_cut_between_tokens_that_stand_out_is_solved_in_float64():
     assert svdprune.diagnose(x, rank=1).refined
     assert not svdprune.diagnose(x, rank=2).refined
     assert not svdprune.diagnose(x, rank=1, solver="eigh").refined
+
+
+def test_a_narrow_cut_between_plateaus_is_solved_in_float64():
+    # Each of the 150 x 226 pairs across the cut mixes by little.
+    energy = torch.tensor([1.0] * 200 + [2e-5] * 150 + [4e-6] * 226)
+    x = with_spectrum(576, 1024, energy)
+    found = svdprune.leverage_scores(x, rank=350)
+    assert_agrees(x, found.scores, found.rank, options={"rank": 350})
+    assert svdprune.diagnose(x, rank=350).refined
+    assert not svdprune.diagnose(x, rank=200).refined
 
 
 @pytest.mark.parametrize("variance", [0.6, 0.9, 0.99])

@@ -45,8 +45,8 @@ void with_crews(int64_t images, bool divide, const F& lead) {
   });
 }
 
-// Runs work(b, crew) for every image, in parallel. An exception may not cross torch's thread pool:
-// the first image's is kept and thrown again here, with the image named where x is to blame.
+// Runs work(b, crew) for every image, in parallel. An exception may not cross torch's thread pool: the first image's is
+// thrown again here when all are done; of one that x is to blame for, the error names the image.
 template <class F>
 void for_each_image(const char* op, int64_t images, bool batched, bool divide, const F& work) {
   std::vector<std::exception_ptr> errors(images);

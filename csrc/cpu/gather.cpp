@@ -21,6 +21,9 @@ void copy_strided(const char* source, int64_t stride, int64_t features, char* ro
 void gather(const Image& image, const int64_t* indices, int64_t keep, void* tokens) {
   const int64_t width = width_of(image.dtype);
   const int64_t row_bytes = image.features * width;
+  if (row_bytes == 0) {
+    return;  // there may be no memory to point to
+  }
   for (int64_t k = 0; k < keep; ++k) {
     char* row = static_cast<char*>(tokens) + k * row_bytes;
     if (indices[k] < 0) {

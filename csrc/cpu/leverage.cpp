@@ -6,6 +6,7 @@
 
 namespace svdprune::cpu {
 
+// norms [n] = squared row norms of basis [n, columns], column-major, or what they leave of 1; in [0, 1] despite rounding.
 template <class T>
 void row_norms(const T* basis, int64_t n, int64_t columns, bool complement, T* norms) {
   std::vector<double> sums(n, 0);

@@ -85,7 +85,7 @@ Purified Purification::to_rank(int64_t rank) {
 Matrix Purification::to_projector(Matrix x, int64_t rank) {
   Purified result = steer(std::move(x), rank);
   if (result.split != 0) {
-    throw NotSeparated();
+    throw NeedsOtherSolver();
   }
   return std::move(result.x);
 }
@@ -127,7 +127,7 @@ Purified Purification::steer(Matrix x, int64_t rank) {
 // out = (a b + (a b)^T) / 2, as a and b commute.
 void Purification::multiply(const Matrix& a, const Matrix& b, Matrix& out) {
   if (products_ == most_) {
-    throw NotSeparated();
+    throw NeedsOtherSolver();
   }
   ++products_;
   gemm('N', 'N', n_, n_, n_, a.data(), n_, b.data(), n_, 0.0, out.data(), n_);
@@ -145,7 +145,7 @@ std::optional<Purified> Purification::read(Matrix& x, const Matrix& y, int64_t r
   const double count = trace(x, n_);
   if (norm <= kIdempotent) {
     if (std::llround(count) != rank) {
-      throw NotSeparated();
+      throw NeedsOtherSolver();
     }
     const double energy = dot(x, g_);
     return Purified{std::move(x), rank, 0, energy, 0};

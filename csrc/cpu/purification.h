@@ -28,7 +28,7 @@ struct Purified {
 };
 
 // The steps of Note [purification] in solver_purify.cpp, which has the mathematics. Members throw
-// NotSeparated when more products than `most` would be taken.
+// NeedsOtherSolver when more products than `most` would be taken.
 class Purification {
  public:
   // gram: its lower triangle; not zero.

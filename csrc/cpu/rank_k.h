@@ -18,7 +18,7 @@ struct PanelBlock {
   int64_t first, count, k, depth, width;
 };
 
-// Writes a block to its panel, columns 0 .. count; called on several threads, must not throw.
+// Writes a block to its panel, columns 0 .. count; called on several threads.
 template <class T>
 using FillPanel = std::function<void(const PanelBlock& block, T* panel)>;
 

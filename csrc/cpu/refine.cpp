@@ -2,10 +2,15 @@
 // Rounding E of the Gram matrix and of its reduction mixes two eigenvectors u, v on either side of the cut by
 // the angle phi = u^T E v / (lambda_u - lambda_v), and changes the leverage of token i by twice phi times u_i v_i,
 // and by phi^2 times v_i^2 - u_i^2, which counts where they live in different tokens. E's entries are independent
-// roundings, so |u^T E v| / lambda_1 is of the order of eps for vectors that live in a few tokens, and falls as they
-// spread. The promised max(2e-4, 3e-9 / gap) is thus missed only for a narrow gap and vectors of few tokens, as those
-// of a small image or of outlier tokens are. The pair next to the cut decides. On the features' side u = X v / s, and
-// directions with next to no energy cannot be told from rounding at all.
+// roundings. The promised max(2e-4, 3e-9 / gap) may be missed in three ways:
+//  - By one pair, the one next to the cut, if its vectors live in few tokens, as those of a small image or of outlier
+//    tokens do. |u^T E v| / lambda_1 is of the order of eps then, and falls as they spread.
+//  - By many pairs, each worth little, where eigenvalues crowd on both sides of the cut, as on plateaus of the spectrum.
+//    Where vectors u_j above and v_k below it spread, all u_j^T E v_k have the same standard deviation, of the order of
+//    eps sqrt(sum lambda^2 / n), and that of a token's change is twice as much times the root of the sum over all pairs of
+//    (u_ij v_ik / (lambda_j - lambda_k))^2. With the distances a_j, b_k of the eigenvalues from the middle of the cut,
+//    (a_j + b_k)^2 >= 4 a_j b_k, and u_ij^2 is 1 / N on average: sqrt(sum_j 1 / a_j sum_k 1 / b_k) / N is a bound (Cut::crowd).
+//  - On the features' side u = X v / s, and directions with next to no energy cannot be told from rounding at all.
 
 #include "refine.h"
 
@@ -19,9 +24,10 @@ namespace svdprune::cpu {
 
 namespace {
 
-// |u^T E v| / lambda_1 of vectors in one token. Set by trial: of 78,000 random images, sparse or of clusters and
-// outliers, none misses the promise.
+// |u^T E v| / lambda_1 of vectors in one token. Set by trial, on 78,000 random images, sparse or of clusters and outliers.
 constexpr double kNoise = 1e-6;
+// Of a token's change over the bound for spread vectors: the largest of all tokens, set by trial.
+constexpr double kNoiseOfCrowd = 4e-7;
 constexpr double kFloor = 1e-4;  // half of what is promised
 constexpr double kNoisePromised = 1.5e-9;
 constexpr double kLeastEnergy = 1e-5;  // lambda_r / lambda_1, features' side
@@ -72,10 +78,14 @@ bool needs_float64(Crew& crew, const Image& image, const Spectrum<float>& spectr
     return false;
   }
   const double gap = std::max(spectrum.cut.relative_gap, 1e-12);
+  const double allowed = std::max(kFloor, kNoisePromised / gap);
+  if (kNoiseOfCrowd * spectrum.cut.crowd / static_cast<double>(image.tokens) > allowed) {
+    return true;
+  }
   const Largest largest = largest_of(crew, image, spectrum);
   const double apart = kNoise * largest.u * largest.v / gap * std::max(largest.u, largest.v);
   const double error = kNoise * std::pow(largest.meeting, 2) / gap + apart * apart;
-  return error > std::max(kFloor, kNoisePromised / gap);
+  return error > allowed;
 }
 
 }  // namespace svdprune::cpu

@@ -1,3 +1,8 @@
+// Note [precision]
+// A float64 image is solved in float64, any other in float32, by the solver that is asked for. If float32 may miss what is
+// promised (refine.h), the same solver does it again in float64; if the solver cannot do it, LAPACK's does, in float64.
+// "purify" works in float64 alone.
+
 #include "score.h"
 
 #include "leverage.h"
@@ -6,6 +11,7 @@
 #include "whiten.h"
 
 #include <algorithm>
+#include <optional>
 #include <type_traits>
 #include <vector>
 
@@ -13,69 +19,58 @@ namespace svdprune::cpu {
 
 namespace {
 
+// Stages 1 to 3 in T. None where they are to be done in float64 by the solver `again`.
 template <class T>
-Solved score_image_as(Crew& crew, const Image& image, Options options, T* scores);
-
-// An image of float32 or less, worked on in float64.
-Solved score_image_in_float64(Crew& crew, const Image& image, const Options& options,
-                              float* scores) {
-  std::vector<double> wide(image.tokens);
-  const Solved solved = score_image_as(crew, image, options, wide.data());
-  std::copy(wide.begin(), wide.end(), scores);
-  return solved;
-}
-
-// The same again, as float32 has not done.
-Solved refine_image(Crew& crew, const Image& image, Options options, Solver solver, float* scores) {
-  options.solver = solver;
-  Solved solved = score_image_in_float64(crew, image, options, scores);
-  solved.refined = true;
-  return solved;
-}
-
-// By the solver that is asked for. Throws NotSeparated.
-template <class T>
-Solved score_image_by(Crew& crew, const Image& image, const Options& options, T* scores) {
-  const Side side = options.solver == Solver::kPurify ? Side::kTokens : smaller_side(image);
-  Spectrum<T> result = spectrum(crew, gram<T>(crew, image, side, options.center), options);
-  if constexpr (std::is_same_v<T, float>) {
-    if (needs_float64(crew, image, result)) {
-      return refine_image(crew, image, options, result.solver, scores);
-    }
-  }
-  whiten(crew, image, result);
-  leverage(crew, image, result, scores);
-  return {result.rank, result.steps, result.n, result.solver};
-}
-
-// Where that one meets a multiple eigenvalue, or does not settle, LAPACK takes over, in float64.
-template <class T>
-Solved score_image_as(Crew& crew, const Image& image, Options options, T* scores) {
-  if (image.tokens == 0 || image.features == 0) {
-    std::fill_n(scores, image.tokens, T(0));
-    return {};
-  }
+std::optional<Solved> solve(Crew& crew, const Image& image, const Options& options, T* scores,
+                            Solver& again) {
   try {
-    return score_image_by(crew, image, options, scores);
-  } catch (const NotSeparated&) {
+    const Side side = options.solver == Solver::kPurify ? Side::kTokens : smaller_side(image);
+    Spectrum<T> result = spectrum(crew, gram<T>(crew, image, side, options.center), options);
     if constexpr (std::is_same_v<T, float>) {
-      return refine_image(crew, image, options, Solver::kEigh, scores);
+      if (needs_float64(crew, image, result)) {
+        again = result.solver;
+        return std::nullopt;
+      }
     }
-    options.solver = Solver::kEigh;
-    return score_image_by(crew, image, options, scores);
+    whiten(crew, image, result);
+    leverage(crew, image, result, scores);
+    return Solved{result.rank, result.steps, result.n, result.solver};
+  } catch (const NeedsOtherSolver&) {
+    again = Solver::kEigh;
+    return std::nullopt;
   }
+}
+
+Solved solve_in_float64(Crew& crew, const Image& image, Options options, double* scores) {
+  std::optional<Solved> solved = solve(crew, image, options, scores, options.solver);
+  return solved ? *solved : solve(crew, image, options, scores, options.solver).value();
 }
 
 }  // namespace
 
 Solved score_image(Crew& crew, const Image& image, const Options& options, void* scores) {
-  if (image.dtype == ScalarType::Double) {
-    return score_image_as(crew, image, options, static_cast<double*>(scores));
+  const bool is_float64 = image.dtype == ScalarType::Double;
+  if (image.tokens == 0 || image.features == 0) {
+    std::fill_n(static_cast<char*>(scores), image.tokens * (is_float64 ? 8 : 4), 0);
+    return {};
   }
-  if (options.solver == Solver::kPurify) {
-    return score_image_in_float64(crew, image, options, static_cast<float*>(scores));
+  if (is_float64) {
+    return solve_in_float64(crew, image, options, static_cast<double*>(scores));
   }
-  return score_image_as(crew, image, options, static_cast<float*>(scores));
+  Options in_float64 = options;
+  const bool tries_float32 = options.solver != Solver::kPurify;
+  if (tries_float32) {
+    const std::optional<Solved> solved =
+        solve(crew, image, options, static_cast<float*>(scores), in_float64.solver);
+    if (solved) {
+      return *solved;
+    }
+  }
+  std::vector<double> wide(image.tokens);
+  Solved solved = solve_in_float64(crew, image, in_float64, wide.data());
+  std::copy(wide.begin(), wide.end(), static_cast<float*>(scores));
+  solved.refined = tries_float32;
+  return solved;
 }
 
 }  // namespace svdprune::cpu

@@ -18,16 +18,20 @@ struct BFloat16 {
   }
 };
 
+// torch's own, without a branch, for loops of it to become vectors.
 struct Half {
   uint16_t bits;
-  // Exponent and fraction are moved into float32's places, which leaves the exponent 112 too low; that of NaN and
-  // Inf then has its upper bits set.
+  // Exponent and fraction are moved into float32's places, where the exponent is 112 too low; that of NaN and Inf is all
+  // ones again. A subnormal number is the fraction of one of exponent -14, less that one's leading 1: no float32 that is
+  // subnormal takes part, which may count as 0 (torch.set_flush_denormal).
   [[gnu::always_inline]] operator float() const {
     const uint32_t magnitude = static_cast<uint32_t>(bits & 0x7fff) << 13;
     const uint32_t sign = static_cast<uint32_t>(bits & 0x8000) << 16;
     const uint32_t special = magnitude >= 0x0f800000 ? 0x7f800000 : 0;
-    const float value = std::bit_cast<float>(magnitude) * 0x1p112F;
-    return std::bit_cast<float>(std::bit_cast<uint32_t>(value) | sign | special);
+    const uint32_t normal = (magnitude + (112U << 23)) | special;
+    const float subnormal = std::bit_cast<float>(magnitude + (113U << 23)) - 0x1p-14F;
+    const uint32_t value = magnitude < (1U << 23) ? std::bit_cast<uint32_t>(subnormal) : normal;
+    return std::bit_cast<float>(value | sign);
   }
 };
 

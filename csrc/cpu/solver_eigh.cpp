@@ -17,7 +17,7 @@ Spectrum<T> solve_eigh(Gram<T> gram, const Options& options) {
   std::vector<T> ascending(n);
   if (const int info = syevd(n, matrix.values.get(), matrix.ld, ascending.data()); info != 0) {
     if constexpr (std::is_same_v<T, float>) {
-      throw NotSeparated();  // as where entries vanish beside the largest one
+      throw NeedsOtherSolver();  // as where entries vanish beside the largest one
     }
     throw std::runtime_error("svdprune: the eigensolver did not converge (LAPACK info " +
                              std::to_string(info) + ")");

@@ -62,7 +62,7 @@ void pivoted_cholesky(const Matrix& p, int64_t n, int64_t rank, double* basis) {
     const int64_t pivot = std::max_element(left.begin(), left.end()) - left.begin();
     const double value = left[pivot];
     if (!(value > 0.5 * static_cast<double>(rank - j) / static_cast<double>(n))) {
-      throw NotSeparated();
+      throw NeedsOtherSolver();
     }
     double* column = basis + j * n;
     std::copy_n(p.data() + pivot * n, n, column);

@@ -29,6 +29,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 namespace svdprune::cpu {
 
@@ -124,7 +125,7 @@ bool separate(const double* eigenvalues, double cluster, int64_t j, int64_t m, i
 
 // Eigenvectors of T_m for `count` eigenvalues (descending, the first among `eigenvalues` being `first`), as the
 // leading rows of basis [n, count], zeros below. Their tails fall off until float32 holds them as subnormal numbers,
-// which cost the way back more than all the rest of it: entries that do not count are 0. Throws NotSeparated.
+// which cost the way back more than all the rest of it: entries that do not count are 0. Throws NeedsOtherSolver.
 template <class T>
 void tridiagonal_basis(Crew& crew, const Tridiagonal<T>& reduced,
                        const std::vector<double>& eigenvalues, int64_t first, int64_t count,
@@ -147,7 +148,7 @@ void tridiagonal_basis(Crew& crew, const Tridiagonal<T>& reduced,
   const double cluster = kClusterGap * eigenvalues[0];
   for (int64_t j = 0; j < count; ++j) {
     if (!separate(eigenvalues.data() + first, cluster, j, m, n, basis)) {
-      throw NotSeparated();
+      throw NeedsOtherSolver();
     }
   }
 }
@@ -161,10 +162,28 @@ void eigenvectors(Crew& crew, const Tridiagonal<T>& reduced, const BackTransform
   back.apply(crew, count, basis);
 }
 
+// Cut::crowd. Of a matrix [n, n] whose other eigenvalues, if these are not all, add up to `rest`: as many as that may
+// come to lie right below the cut.
+double crowd_at(const std::vector<double>& eigenvalues, int64_t rank, int64_t n, double rest) {
+  const int64_t m = eigenvalues.size();
+  const double first_below = eigenvalues[rank];
+  const double middle = (eigenvalues[rank - 1] + first_below) / 2;
+  const double nearest = std::max(middle - first_below, 1e-12 * eigenvalues[0]);
+  double square = 0, above = 0, below = 0;
+  for (int64_t j = 0; j < m; ++j) {
+    square += eigenvalues[j] * eigenvalues[j];
+    (j < rank ? above : below) += 1 / std::max(std::fabs(eigenvalues[j] - middle), nearest);
+  }
+  if (m < n && first_below > 0) {
+    below += std::min<double>(n - m, std::max(rest, 0.0) / first_below) / nearest;
+  }
+  return std::sqrt(square / static_cast<double>(n) * above * below);
+}
+
 // The eigenvectors at the cut, if it is so narrow that float32 may have mixed them.
 template <class T>
 Cut<T> narrow_cut(Crew& crew, const Tridiagonal<T>& reduced, const std::vector<double>& ritz,
-                  int64_t rank, int64_t n, const BackTransform<T>& back) {
+                  int64_t rank, int64_t n, double trace, const BackTransform<T>& back) {
   Cut<T> cut;
   if (sizeof(T) == sizeof(double) || rank >= static_cast<int64_t>(ritz.size())) {
     return cut;
@@ -175,6 +194,7 @@ Cut<T> narrow_cut(Crew& crew, const Tridiagonal<T>& reduced, const std::vector<d
   }
   cut.eigenvalues[0] = ritz[rank - 1];
   cut.eigenvalues[1] = ritz[rank];
+  cut.crowd = crowd_at(ritz, rank, n, trace - std::accumulate(ritz.begin(), ritz.end(), 0.0));
   cut.pair.resize(2 * n);
   eigenvectors(crew, reduced, back, ritz, rank - 1, 2, n, cut.pair.data());
   return cut;
@@ -233,7 +253,7 @@ Spectrum<T> solve_tridiag(Crew& crew, Gram<T> gram, const Options& options) {
       .transform = std::move(gram.transform),
       .steps = reduced.steps,
       .solver = Solver::kTridiag,
-      .cut = narrow_cut(crew, reduced, ritz, rank, n, back),
+      .cut = narrow_cut(crew, reduced, ritz, rank, n, gram.trace, back),
   };
 }
 

@@ -24,8 +24,19 @@ template <class T>
 Spectrum<T> spectrum(Crew& crew, Gram<T> gram, const Options& options) {
   if (gram.trace == 0) {
     return Spectrum<T>{
-        gram.side, gram.matrix.n, 0, {}, nullptr, nullptr, 0, false, std::move(gram.transform),
-        0,         Solver::kAuto, {}};
+        .side = gram.side,
+        .n = gram.matrix.n,
+        .rank = 0,
+        .eigenvalues = {},
+        .storage = nullptr,
+        .basis = nullptr,
+        .columns = 0,
+        .complement = false,
+        .transform = std::move(gram.transform),
+        .steps = 0,
+        .solver = Solver::kAuto,
+        .cut = {},
+    };
   }
   if (options.solver == Solver::kPurify) {
     if constexpr (std::is_same_v<T, double>) {

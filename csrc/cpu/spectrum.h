@@ -11,6 +11,7 @@ template <class T>
 struct Cut {
   double relative_gap = 0;     // (lambda_r - lambda_r+1) / lambda_1
   double eigenvalues[2] = {};  // lambda_r, lambda_r+1
+  double crowd = 0;     // sqrt(sum lambda^2 / n sum_j 1 / a_j sum_k 1 / b_k), see Note [refinement]
   std::vector<T> pair;  // [n, 2], column-major; empty where the gap is wide, or solved by "eigh"
 };
 
@@ -31,9 +32,9 @@ struct Spectrum {
 };
 
 // "tridiag" could not tell eigenvectors apart, as they belong to one multiple eigenvalue, "purify" did not settle, or
-// "eigh" did not converge in float32.
-struct NotSeparated : std::runtime_error {
-  NotSeparated() : std::runtime_error("svdprune: eigenvectors of a multiple eigenvalue") {}
+// "eigh" did not converge in float32: LAPACK's "eigh" in float64 is to do it.
+struct NeedsOtherSolver : std::runtime_error {
+  NeedsOtherSolver() : std::runtime_error("svdprune: a matrix that needs another solver") {}
 };
 
 // The solver that spectrum() tries first. Early stop and the float64 tridiagonal stage are made for a
@@ -42,7 +43,7 @@ inline bool takes_tridiag(const Options& options, bool float64) {
   return options.solver == Solver::kTridiag || (options.solver == Solver::kAuto && !float64);
 }
 
-// Consumes the Gram matrix, which "purify" takes in float64 only. Throws NotSeparated.
+// Consumes the Gram matrix, which "purify" takes in float64 only. Throws NeedsOtherSolver.
 template <class T>
 Spectrum<T> spectrum(Crew& crew, Gram<T> gram, const Options& options);
 

@@ -29,7 +29,7 @@ class TrailingMatrix {
   // Column first(), from its diagonal on, with all updates; row and column leave the matrix.
   T* take_column();
 
-  // a -= v w^T + w v^T. A product must follow before the next.
+  // a -= v w^T + w v^T. A product, which takes kDelay updates into the matrix, must follow before the next.
   void subtract(const T* v, const T* w);
 
   // y = a x.

@@ -226,7 +226,9 @@ __global__ __launch_bounds__(32 * kPivotWarps, 1) void pivot_kernel(Images x, Pi
   Held held;
   double covered = 0;
   int picks = 0;
-  while (picks < places) {
+  // After as many tokens as there are features, what is left of the others is rounding.
+  const int most = static_cast<int>(min(static_cast<int64_t>(places), x.features));
+  while (picks < most) {
     const int turn = picks % 2;
     const int p = choose(r, turn);
     if (p < 0) {

@@ -12,7 +12,7 @@ from svdprune_ext.demo.settings import Settings
 from svdprune_ext.reference import oracle_leverage, oracle_pivoted, oracle_topk
 
 _SCORE_TOLERANCE = 2e-4
-_GAP_TOLERANCE = 6e-8
+_GAP_TOLERANCE = 1e-6  # what every solver promises
 _ENERGY_TOLERANCE = 1e-5
 _PIVOTED_TOLERANCE = 1e-5
 _SAME_LENGTH = 5e-6  # by which what is left of two tokens may differ that cannot be told apart
@@ -26,7 +26,7 @@ class Agreement:
         overlap: Kept tokens that the oracle keeps too.
         keep: Kept tokens.
         max_score_difference: Largest difference of two scores.
-        score_tolerance: What is allowed: ``max(2e-4, 6e-8 / gap)``; 1e-5 for "pivoted".
+        score_tolerance: What is allowed: ``max(2e-4, 1e-6 / gap)``; 1e-5 for "pivoted".
         gap: Relative distance of the eigenvalues on both sides of the cut; None for "pivoted": it cuts none.
         rank: The operator's.
         oracle_rank: The oracle's.
