@@ -226,9 +226,7 @@ __global__ __launch_bounds__(32 * kPivotWarps, 1) void pivot_kernel(Images x, Pi
   Held held;
   double covered = 0;
   int picks = 0;
-  // After as many tokens as there are features, what is left of the others is rounding.
-  const int most = static_cast<int>(min(static_cast<int64_t>(places), x.features));
-  while (picks < most) {
+  while (picks < places) {
     const int turn = picks % 2;
     const int p = choose(r, turn);
     if (p < 0) {
@@ -248,6 +246,9 @@ __global__ __launch_bounds__(32 * kPivotWarps, 1) void pivot_kernel(Images x, Pi
     }
     hold(r, picks, held);
   }
+  // After as many tokens as there are features, what was left of the others is rounding. Not looked at above, where
+  // registers are short.
+  picks = min(picks, static_cast<int>(x.features));
   put_shares(r, picked, picks, whole, a.scores + first, a.kept + first);
   if (coverage == 0 && picks < places) {
     __syncthreads();
