@@ -90,6 +90,10 @@ def test_a_wrong_argument_is_an_error(program, tmp_path):
     missing = run(program, tmp_path / "missing.so")
     assert missing.returncode == 2
     assert "missing.so" in missing.stderr
+    for keep in ("0", "-3", "many", "3x", ""):
+        refused = run(program, LIBRARY, keep)
+        assert refused.returncode == 2
+        assert f"keep must be a number of at least 1, got {keep}" in refused.stderr
     too_many = run(program, LIBRARY, 577)
     assert too_many.returncode == 1
     if TORCH >= (2, 13):  # before, torch keeps it back
