@@ -10,7 +10,7 @@ SOURCES := $(shell find csrc -type f) CMakeLists.txt setup.py pyproject.toml
 
 .PHONY: demo test bench gpu-test gpu-bench lint clean
 demo: .venv/installed
-	$(BIN)/svdprune demo $(PHOTO)
+	$(BIN)/svdprune demo $(if $(PHOTO),'$(subst ','\'',$(PHOTO))')
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder

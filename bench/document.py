@@ -38,14 +38,14 @@ def write(result: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(result, indent=2) + "\n")
 
 
-def format_seconds(seconds: float | None) -> str:
-    """Three digits, in the unit that suits; a dash for None."""
+def format_seconds(seconds: float | None, digits: int = 3) -> str:
+    """So many digits, in the unit that suits; a dash for None."""
     if seconds is None:
         return "-"
     for unit, scale in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
         if seconds * scale >= 0.9995:
-            return f"{seconds * scale:.3g} {unit}"
-    return f"{seconds * 1e9:.3g} ns"
+            return f"{seconds * scale:.{digits}g} {unit}"
+    return f"{seconds * 1e9:.{digits}g} ns"
 
 
 PRUNE_HEADER = [

@@ -93,11 +93,20 @@ def goal_cells(goal: GpuGoal, value: float) -> list[str]:
     if goal.seconds is not None:
         is_met = value <= goal.seconds
         limit = f"at most {format_seconds(goal.seconds)}"
-        reached = verdict(is_met, format_seconds(value))
+        reached = verdict(is_met, _told_apart(value, goal.seconds))
     else:
         is_met = value >= goal.ratio
         limit, reached = f"{goal.ratio:g}x", ratio_verdict(value, goal.ratio)
     return [_shape(goal.case), goal.what, limit, reached, "" if is_met else goal.reason]
+
+
+def _told_apart(seconds: float, goal: float) -> str:
+    """As many digits as it takes to tell on which side of the goal it lies, three at least."""
+    for digits in range(3, 7):
+        text = format_seconds(seconds, digits)
+        if text != format_seconds(goal):
+            break
+    return text
 
 
 def eigensolver_cells(row: dict[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import torch
 
@@ -90,8 +90,17 @@ def run(device: str, quick: bool = False) -> int:
     return calls
 
 
-if __name__ == "__main__":
-    done = run(sys.argv[1] if len(sys.argv) > 1 else "cuda", "quick" in sys.argv[2:])
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line, the process's own by default."""
+    parser = argparse.ArgumentParser(prog="bench.gpu_small", description=__doc__)
+    parser.add_argument("device", nargs="?", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("shapes", nargs="?", default="", choices=("", "quick"))
+    options = parser.parse_args(arguments)
+    calls = run(options.device, options.shapes == "quick")
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    print(f"{done} calls")
+    print(f"{calls} calls")
+
+
+if __name__ == "__main__":
+    main()

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from bench import document
 from bench.timing import ROOT, describe_machine
+from svdprune_ext.demo.settings import SettingsError, check_folder
 
 _NOTHING_COLLECTED = 5
 
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: Command line; the process's own by default.
 
     Returns:
-        Exit status: 0, or pytest's.
+        Exit status: 0, or pytest's; 2 for an argument that is refused.
     """
     parser = argparse.ArgumentParser(prog="svdprune bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few rounds, one image a call")
@@ -43,6 +44,12 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(markup=False, highlight=False)
     if not console.is_terminal:
         console.width = 180
+    if options.json is not None:
+        try:
+            _check_file(options.json)
+        except SettingsError as error:
+            print(f"svdprune bench: {error}", file=sys.stderr)
+            return 2
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "benchmarks.json"
         status = _run_pytest(raw, options.quick, options.filter, console)
@@ -61,6 +68,13 @@ def main(arguments: list[str] | None = None) -> int:
         document.write(result, options.json)
         console.print(f"Written: {options.json}")
     return 0
+
+
+def _check_file(path: Path) -> None:
+    """Refuses a file that cannot be written, before the work that is to go into it."""
+    if path.is_dir():
+        raise SettingsError(f"--json: must be a file, got the folder {path}")
+    check_folder(path.parent, "--json")
 
 
 def _run_pytest(raw: Path, quick: bool, filter_: str, console: Console) -> int:

@@ -11,7 +11,7 @@ import torch
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from bench import document, report  # noqa: E402
+from bench import document, report, run  # noqa: E402
 from bench.inputs import Case  # noqa: E402
 from bench.sections import SECTIONS  # noqa: E402
 from bench.timing import describe_machine, interleaved, median  # noqa: E402
@@ -221,8 +221,6 @@ def test_the_documents_show_every_section_once():
 
 
 def test_a_benchmark_runs_through_pytest_benchmark(tmp_path, monkeypatch):
-    from bench import run
-
     # Its own pytest would take itself for a worker of this one, and not measure.
     monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     out = tmp_path / "bench.json"
@@ -246,3 +244,11 @@ def test_a_case_is_measured_once_for_all_candidates():
     assert found.returncode == 0
     assert found.stdout.count("SETUP    M measured") == 2
     assert found.stdout.count("test_prune[") == 2 * (len(document.CANDIDATES) - 1)
+
+
+@pytest.mark.parametrize("name", ["test_bench.py/b.json", "."])
+def test_bench_refuses_a_file_that_it_could_not_write(name, monkeypatch, capsys):
+    monkeypatch.setattr(run, "_run_pytest", lambda *_: 1 / 0)
+    monkeypatch.chdir(Path(__file__).parent)
+    assert run.main(["--quick", "--json", name]) == 2
+    assert capsys.readouterr().err.startswith("svdprune bench: --json: ")

@@ -227,6 +227,17 @@ def test_the_small_script_calls_everything():
     assert gpu_small.run("cpu") == 4 * (4 * 22 + 4) + 10
 
 
+def test_the_small_scripts_command_line(monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr(gpu_small, "run", lambda *given: calls.append(given) or 3)
+    for arguments in ([], ["cpu", ""], ["cpu", "quick"]):
+        gpu_small.main(arguments)
+    assert calls == [("cuda", False), ("cpu", False), ("cpu", True)]
+    with pytest.raises(SystemExit, match="0"):
+        gpu_small.main(["--help"])
+    assert "quick" in capsys.readouterr().out
+
+
 # LLaVA's prefill.
 
 

@@ -43,7 +43,10 @@ def test_what_a_run_measured_is_compared():
     }
 
 
-@pytest.mark.parametrize(("graph", "verdict"), [(2.5e-4, "yes, 250 µs"), (3e-4, "**no**, 300 µs")])
+@pytest.mark.parametrize(
+    ("graph", "verdict"),
+    [(2.5e-4, "yes, 250 µs"), (3e-4, "**no**, 300 µs"), (2.5003e-4, "**no**, 250.03 µs")],
+)
 def test_a_time_is_to_stay_below(graph, verdict):
     assert verdicts(result(graph=graph))["a call as a CUDA graph"][0] == verdict
 

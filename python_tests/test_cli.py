@@ -1,7 +1,10 @@
 """The ``svdprune`` command: help, build facts, and one clear line for bad input."""
 
+import shlex
+import shutil
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +17,8 @@ from typer.testing import CliRunner
 import svdprune_ext
 from svdprune_ext import cli
 
+ROOT = Path(__file__).resolve().parent.parent
+
 
 def run(*arguments):
     return CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, [str(a) for a in arguments])
@@ -25,11 +30,23 @@ def not_an_image(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("bench",), ("estimate",), ("info",)])
+@pytest.mark.parametrize(
+    "command", [(), ("demo",), ("eval",), ("bench",), ("estimate",), ("info",)]
+)
 def test_help(command):
     result = run(*command, "--help")
     assert result.exit_code == 0
     assert "Usage" in result.output
+
+
+def test_version():
+    result = run("--version")
+    assert (result.exit_code, result.output) == (0, f"svdprune_ext {svdprune_ext.__version__}\n")
+
+
+def test_the_extras_are_those_of_pyproject():
+    names = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(cli._EXTRAS) == set(names) - {"test", "dev"}
 
 
 def test_the_command_is_installed():
@@ -52,7 +69,7 @@ def test_info_names_missing_extras(monkeypatch):
     monkeypatch.setattr(cli, "find_spec", lambda name: None)
     result = run("info")
     assert result.exit_code == 0
-    for extra in ("hf", "demo", "bench"):
+    for extra in ("hf", "demo", "bench", "lmms-eval"):
         assert f"pip install 'svdprune_ext[{extra}]'" in result.output
 
 
@@ -82,9 +99,15 @@ def test_info_imports_no_optional_package():
         (["--select", "pivoted", "--variance", "0.9"], "--variance"),
         (["--max-new-tokens", "0"], "--max-new-tokens"),
         (["--rounds", "0"], "--rounds"),
+        (["--picture", "-1"], "--picture"),
+        ([__file__, "--picture", "3"], "--picture"),
+        (["--model", "m", "--picture", "0"], "--picture"),
+        (["--seed", "1"], "--seed"),
+        ([__file__, "--model", "m", "--seed", "0"], "--seed"),
         (["--dtype", "int8"], "--dtype"),
         (["--out", __file__], "--out"),
         (["--out", f"{__file__}/sub"], "--out"),
+        (["--out", "/proc/sub"], "--out"),
         (["missing.jpg"], "PHOTO"),
         ([not_an_image], "PHOTO"),
     ],
@@ -164,3 +187,12 @@ def test_bench_passes_its_options_on(monkeypatch, tmp_path):
         *("-m", "bench.run", "--quick"),
         *("--json", str(tmp_path / "b.json"), "--filter=flat"),
     ]
+
+
+def test_make_takes_a_photograph_with_a_space_in_its_name():
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    for photo, expected in (("/tmp/my photo's.png", ["/tmp/my photo's.png"]), ("", [])):
+        command = ["make", "-n", "-o", ".venv/installed", "demo", f"PHOTO={photo}"]
+        made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert shlex.split(made.stdout.splitlines()[-1])[1:] == ["demo", *expected]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,8 +19,10 @@ from svdprune_ext import cli, tiny_vlm
 from svdprune_ext.demo.picture import load_picture
 from svdprune_ext.demo.run import run
 from svdprune_ext.demo.settings import Settings, SettingsError
+from svdprune_ext.demo.tables import FEW
 
 KEEP = 16
+RESULTS = Path(__file__).resolve().parent.parent / "bench/results/eval/methods.json"
 
 
 @pytest.fixture(scope="module")
@@ -69,12 +73,25 @@ def test_it_shows_questions_answers_and_picture(demonstrated):
         assert np.asarray(picture.convert("L")).std() > 20
 
 
+def test_it_says_what_so_few_tokens_cost(demonstrated):
+    _, output, numbers, _ = demonstrated
+    assert "--keep 32" in output
+    assert numbers["settings"]["seed"] is None
+    measured = json.loads(RESULTS.read_text())
+    row = {(r["keep"], r["series"].split()[0]): r for r in measured["rows"]}
+    shown = [row[16, "SVD"], measured["unpruned"], row[32, "SVD"], row[16, "pivoted"]]
+    shares = [r["accuracy"][kind][0] for r in shown for kind in ("compositional", "reading")]
+    told = [int(n) for n in re.findall(r"(\d+) (?:%|and)", FEW)]
+    assert told == [round(100 * share) for share in shares]
+
+
 def test_the_command_takes_a_picture_by_number(tmp_path):
     arguments = ["demo", "--picture", "4", "--rounds", "1", "--out", str(tmp_path / "out")]
     result = CliRunner(env={"COLUMNS": "160"}).invoke(cli.app, arguments)
     assert result.exit_code == 0, result.output
     numbers = json.loads((tmp_path / "out" / "demo.json").read_text())
     assert numbers["photo"].startswith("picture 4 of the test split")
+    assert numbers["settings"]["picture"] == 4
     assert numbers["settings"]["keep"] == KEEP
 
 

@@ -292,6 +292,14 @@ def test_a_model_that_is_not_here_is_refused(tmp_path):
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
     assert line.startswith("svdprune estimate: --model: must be a folder, a config.json")
+    assert "no such id in the cache" in line
+    assert "connect" not in line
+
+
+def test_a_folder_without_a_configuration_is_refused(tmp_path):
+    result = run("--model", tmp_path)
+    assert result.exit_code == 2
+    assert result.stderr.endswith("(the folder has no config.json)\n")
 
 
 def test_a_broken_configuration_is_refused(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -235,8 +236,12 @@ def test_a_preset_takes_the_budgets_asked_for(folder, tmp_path, monkeypatch):
         (("--split", "dev"), "--split: must be one of train, validation, test, got 'dev'"),
         (("--images", "0"), "--images: must be at least 1, got 0"),
         (("--budget", "0"), "--budget: must be at least 1, got [0]"),
-        (("--out", f"{__file__}/sub"), f"got {__file__}/sub: {__file__} is none"),
-        (("--model", "/nowhere"), "folder must hold a checkpoint, got '/nowhere'"),
+        (
+            ("--out", f"{__file__}/sub"),
+            f"--out: must be a folder to write to, or one to be made, got {__file__}/sub",
+        ),
+        (("--out", "/proc/sub"), "--out: must be a folder to write to"),
+        (("--model", "/nowhere"), "--model: must be a folder with a LLaVA's weights"),
     ],
 )
 def test_the_command_refuses_in_one_line(arguments, message):
@@ -244,3 +249,14 @@ def test_the_command_refuses_in_one_line(arguments, message):
     assert result.exit_code == 2
     assert message in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("left", [["config.json"], ["config.json", "model.safetensors"]])
+def test_a_folder_without_weights_or_processor_is_refused(left, folder, tmp_path):
+    for name in left:
+        shutil.copy(folder / name, tmp_path)
+    result = CliRunner().invoke(cli.app, ["eval", "--model", str(tmp_path)])
+    assert result.exit_code == 2
+    line = result.stderr.splitlines()[-1]  # transformers shows how weights are loaded
+    assert line.startswith("svdprune eval: --model: must be a folder with a LLaVA's weights")
+    assert str(tmp_path) in line

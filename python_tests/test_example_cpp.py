@@ -1,6 +1,8 @@
-"""The C++ example: built with CMake as its README says, it keeps the tokens that Python keeps."""
+"""The C++ example: built with CMake as README.md says, it keeps the tokens that Python keeps."""
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -22,21 +24,33 @@ def tool(*names):
     return next((found for name in names if (found := shutil.which(name, path=PATH))), None)
 
 
+def readme_lines():
+    """The command that builds the program, and the one that runs it."""
+    section = (ROOT / "README.md").read_text().partition("## From C++, without Python")[2]
+    return re.search(r"```sh\n(.+)\n(.+?) *#.*\n```", section).groups()
+
+
 @pytest.fixture(scope="module")
 def program(tmp_path_factory):
-    cmake, ninja = tool("cmake"), tool("ninja")
-    if cmake is None:
+    if tool("cmake") is None or tool("make", "ninja") is None:
         pytest.skip("cmake is not installed")
     if tool(os.environ.get("CXX", "c++"), "g++", "clang++") is None:
         pytest.skip("no C++ compiler is installed")
-    build = tmp_path_factory.mktemp("example")
-    configure = [cmake, "-S", ROOT / "examples/cpp", "-B", build]
-    configure += ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"] if ninja else []
-    configure += [f"-DPython_EXECUTABLE={sys.executable}"]
-    for command in (configure, [cmake, "--build", build]):
-        result = subprocess.run(command, capture_output=True, text=True)
-        assert result.returncode == 0, result.stdout + result.stderr
-    return build / "prune_image"
+    folder = tmp_path_factory.mktemp("example")
+    (folder / "examples").symlink_to(ROOT / "examples")
+    python = folder / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
+    command, started = readme_lines()
+    environment = {**os.environ, "PATH": PATH}
+    if not tool("make"):
+        environment["CMAKE_GENERATOR"] = "Ninja"
+    result = subprocess.run(
+        command, shell=True, cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder / started.split()[0]
 
 
 def run(program, *arguments):
@@ -76,6 +90,10 @@ def test_a_wrong_argument_is_an_error(program, tmp_path):
     missing = run(program, tmp_path / "missing.so")
     assert missing.returncode == 2
     assert "missing.so" in missing.stderr
+    for keep in ("0", "-3", "many", "3x", ""):
+        refused = run(program, LIBRARY, keep)
+        assert refused.returncode == 2
+        assert f"keep must be a number of at least 1, got {keep}" in refused.stderr
     too_many = run(program, LIBRARY, 577)
     assert too_many.returncode == 1
     if TORCH >= (2, 13):  # before, torch keeps it back

@@ -26,7 +26,7 @@ SAMPLES = 6
 OF_MODEL = ("pretrained", "device", "device_map")
 needs_lmms_eval = pytest.mark.skipif(
     importlib.util.find_spec("lmms_eval") is None,
-    reason="lmms-eval is not installed: pip install svdprune_ext[eval]",
+    reason="lmms-eval is not installed: pip install svdprune_ext[lmms-eval]",
 )
 
 

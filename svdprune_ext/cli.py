@@ -38,18 +38,33 @@ _EXTRAS = {
     "hf": ("transformers",),
     "demo": ("transformers", "matplotlib", "numpy", "PIL", "skimage"),
     "bench": ("pytest", "pytest_benchmark"),
+    "lmms-eval": ("transformers", "lmms_eval", "decord"),
 }
 
-app = typer.Typer(
-    help="Vision-token pruning by SVD leverage scores: demonstration, benchmarks, build facts.",
-    add_completion=False,
-    no_args_is_help=True,
-)
+app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
 def main() -> None:
     """Runs the command line."""
     app(prog_name="svdprune")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"svdprune_ext {svdprune_ext.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Vision-token pruning by SVD leverage scores: demonstration, benchmarks, build facts."""
 
 
 @app.command()
@@ -88,12 +103,16 @@ def demo(
     max_new_tokens: Annotated[
         int, typer.Option(help="Tokens to generate.")
     ] = _DEFAULTS.max_new_tokens,
-    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = _DEFAULTS.seed,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the random weights a photograph goes through. [0]")
+    ] = None,
     dtype: Annotated[
         str, typer.Option(help="auto, float32, bfloat16 or float16.")
     ] = _DEFAULTS.dtype,
     rounds: Annotated[int, typer.Option(help="How often each run is measured.")] = _DEFAULTS.rounds,
-    picture: Annotated[int, typer.Option(help="Number of the generated picture.")] = 0,
+    picture: Annotated[
+        int | None, typer.Option(help="Number of the generated picture. [0]")
+    ] = None,
 ) -> None:
     """Takes a picture through a LLaVA model with all vision tokens and with few.
 
@@ -144,7 +163,7 @@ def evaluate(
             help="Vision tokens to keep; may be given again. [192 128 64 32 16 8; quick: 32 16]"
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Seeds of a random method.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Seeds of a random method (quick: 1).")] = 3,
     out: Annotated[Path, typer.Option(help="Folder for records and results.")] = Path("eval-out"),
 ) -> None:
     """Measures what pruning does to a tiny VLM's answers, by method and budget.

@@ -25,6 +25,10 @@ def read_config(model: str) -> Any:
         return AutoConfig.from_pretrained(place, local_files_only=True)
     except Exception as error:  # of any type: what fails is up to the configuration's class
         reason = " ".join(str(error).split())[:200]
+        if path.is_dir() and not (path / "config.json").is_file():
+            reason = "the folder has no config.json"
+        elif not path.exists() and isinstance(error, OSError):
+            reason = "there is no such file, and no such id in the cache; nothing is downloaded"
         raise ValueError(
             f"--model: must be a folder, a config.json or a hub id that is cached here, got {model} "
             f"({reason})"

@@ -10,12 +10,13 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <array>
+#include <charconv>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <exception>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #ifndef STABLE_TORCH_ERROR_CODE_CHECK  // from torch 2.13 on, it passes on what the operator says
@@ -64,11 +65,24 @@ std::vector<float> features() {
   return values;
 }
 
+// A whole number of 1 or more; 0 for any other text.
+int64_t positive(std::string_view text) {
+  int64_t value = 0;
+  const char* end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, value);
+  return error == std::errc() && rest == end && value > 0 ? value : 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
   if (argc < 2) {
     std::fprintf(stderr, "usage: prune_image path/to/_C.so [keep [topk|pivoted]]\n");
+    return 2;
+  }
+  const int64_t keep = argc > 2 ? positive(argv[2]) : 32;
+  if (keep == 0) {
+    std::fprintf(stderr, "prune_image: keep must be a number of at least 1, got %s\n", argv[2]);
     return 2;
   }
   if (!dlopen(argv[1], RTLD_NOW)) {  // registers the operators with torch
@@ -81,7 +95,7 @@ int main(int argc, char** argv) try {
       torch::stable::from_blob(values.data(), {sizes.data(), 2}, {strides.data(), 2},
                                torch::stable::Device(torch::headeronly::DeviceType::CPU),
                                torch::headeronly::ScalarType::Float);
-  const Pruned pruned = prune(x, argc > 2 ? std::atoll(argv[2]) : 32, argc > 3 ? argv[3] : "topk");
+  const Pruned pruned = prune(x, keep, argc > 3 ? argv[3] : "topk");
 
   std::printf("rank %d\nkept", *static_cast<const int32_t*>(pruned.rank.data_ptr()));
   const auto* indices = static_cast<const int64_t*>(pruned.indices.data_ptr());

@@ -107,6 +107,8 @@ class Result:
             for name, value in asdict(self.settings).items()
         }
         settings["variance"] = None if self.settings.pivoted else self.settings.energy_asked
+        settings["seed"] = None if self.meaningful else self.settings.seed or 0
+        settings["picture"] = (self.settings.picture or 0) if self.asked else None
         agreement = self.agreement
         return {
             "versions": {"svdprune_ext": svdprune_ext.__version__, "torch": torch.__version__},

@@ -49,7 +49,7 @@ def run(settings: Settings, console: Console, shape: Shape | None = None) -> Res
     if settings.model is None and not generated:
         settings.check_keep(shape.num_tokens)
     with _progress(console) as progress:
-        picture = load_picture(settings.picture) if generated else None
+        picture = load_picture(settings.picture or 0) if generated else None
         photo, photo_name, settings = _image(picture, settings, progress)
         bundle = _bundle(settings, picture, shape, progress)
         full, pruned = measure(bundle, photo, settings, progress)
@@ -102,7 +102,7 @@ def _bundle(
         return load_checkpoint(settings)
     progress("Building a LLaVA-1.5-shaped model with random weights")
     dtype = torch.float32 if settings.dtype == "auto" else getattr(torch, settings.dtype)
-    return build_random_llava(shape, settings.seed, dtype)
+    return build_random_llava(shape, settings.seed or 0, dtype)
 
 
 @contextmanager

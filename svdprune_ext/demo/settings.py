@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 PHOTO_QUESTION = "What is the person in this photograph wearing?"
@@ -18,21 +20,31 @@ class SettingsError(ValueError):
     """An option is wrong; the message begins with its name."""
 
 
-def check_folder(out: Path) -> None:
+def check_folder(out: Path, option: str = "--out") -> None:
     """Refuses a folder that results cannot be written to; it need not be there yet.
 
+    It is made and written to, and what was made is removed again.
+
+    Args:
+        out: The folder.
+        option: What the user calls it.
+
     Raises:
-        SettingsError: They cannot.
+        SettingsError: It cannot be.
     """
-    there = out.absolute()
-    while not (os.path.lexists(there) or there == there.parent):
-        there = there.parent
-    if not there.is_dir():
+    made = [folder for folder in (out, *out.parents) if not os.path.lexists(folder)]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out):
+            pass
+    except OSError as error:
         raise SettingsError(
-            f"--out: must be a folder, or one to be made, got {out}: {there} is none"
-        )
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise SettingsError(f"--out: must be a folder to write to, got {out}: {there} is read-only")
+            f"{option}: must be a folder to write to, or one to be made, got {out} ({error})"
+        ) from error
+    finally:
+        for folder in made:  # the innermost first
+            with suppress(OSError):
+                folder.rmdir()
 
 
 @dataclass(frozen=True)
@@ -50,11 +62,11 @@ class Settings:
             picture, and builds a model with random weights for a photograph.
         out: Folder for demo.png and demo.json.
         max_new_tokens: Tokens to generate, at least 2: the first comes from the prefill.
-        seed: Seed of the random weights.
+        seed: Seed of the random weights; None takes 0. Other weights have none.
         dtype: "auto" (the checkpoint's own; float32 for random weights), "float32", "bfloat16" or
             "float16".
         rounds: How often each of the two runs is measured; medians are shown.
-        picture: Number of the generated picture in its split.
+        picture: Number of the generated picture in its split; None takes 0.
         select: Rule of selection, "topk" or "pivoted", as in ``svdprune_ext.prune``.
     """
 
@@ -65,10 +77,10 @@ class Settings:
     model: str | None = None
     out: Path = Path("demo-out")
     max_new_tokens: int = 16
-    seed: int = 0
+    seed: int | None = None
     dtype: str = "auto"
     rounds: int = 3
-    picture: int = 0
+    picture: int | None = None
     select: str = "topk"
 
     @property
@@ -115,8 +127,19 @@ class Settings:
             raise SettingsError(f"--max-new-tokens: must be at least 2, got {self.max_new_tokens}")
         if self.rounds < 1:
             raise SettingsError(f"--rounds: must be at least 1, got {self.rounds}")
-        if self.picture < 0:
-            raise SettingsError(f"--picture: must be at least 0, got {self.picture}")
+        if self.picture is not None:
+            if not self.generated:
+                raise SettingsError(
+                    "--picture: must be left out with a photograph or --model, which no picture is "
+                    f"generated for, got {self.picture}"
+                )
+            if self.picture < 0:
+                raise SettingsError(f"--picture: must be at least 0, got {self.picture}")
+        if self.seed is not None and (self.generated or self.model is not None):
+            raise SettingsError(
+                "--seed: must be left out but for a photograph without --model, where the weights are "
+                f"random, got {self.seed}"
+            )
         if self.dtype not in DTYPES:
             raise SettingsError(f"--dtype: must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         check_folder(self.out)

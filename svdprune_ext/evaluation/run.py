@@ -86,7 +86,7 @@ def run(settings: EvalSettings, console: Console) -> dict[str, Any]:
         ValueError: The model's folder holds no checkpoint, or ``apply`` refuses a cell.
     """
     console.print("Preparing model, images and questions", highlight=False)
-    model, processor = load(settings.model)
+    model, processor = _load(settings.model)
     exam = prepare(processor, SPLITS[settings.split], settings.images)
     evaluation = _Evaluation(model, processor, exam, Records(settings.out / "records.jsonl"))
     planned = _plan(PRESETS[settings.preset](settings.seeds), settings, evaluation.tokens)
@@ -102,6 +102,18 @@ def run(settings: EvalSettings, console: Console) -> dict[str, Any]:
     summary = summarise(settings.preset, planned, evaluation.find, evaluation.around, name)
     _write(summary, settings, console)
     return summary
+
+
+def _load(folder: Path | None) -> tuple[Any, Any]:
+    try:
+        return load(folder)
+    except Exception as error:  # of any type: what fails is up to the files that are there
+        if folder is None:
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(
+            f"--model: must be a folder with a LLaVA's weights and its processor, got {folder} ({reason})"
+        ) from error
 
 
 def _plan(series: list[Series], settings: EvalSettings, tokens: int) -> list[tuple[Series, int]]:
