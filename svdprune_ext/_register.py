@@ -164,14 +164,20 @@ def _backward_scores(ctx: Any, *_: Any) -> None:
     return None
 
 
+def register_autograd(op: str, backward: Any, setup_context: Any) -> None:
+    """Registers the autograd of an operator, but where the package is imported again: it is there then."""
+    if not _has_kernel(op, "Autograd"):
+        torch.library.register_autograd(f"svdprune::{op}", backward, setup_context=setup_context)
+
+
+def _has_kernel(op: str, key: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"svdprune::{op}", key)
+
+
 for _name in ("leverage_scores", "diagnose"):
-    torch.library.register_autograd(
-        f"svdprune::{_name}", _backward_scores, setup_context=setup_scores
-    )
+    register_autograd(_name, _backward_scores, setup_scores)
 for _name, _inputs in (("prune", 2), ("prune_adaptive", 2), ("prune_varlen", 3)):
-    torch.library.register_autograd(
-        f"svdprune::{_name}", _backward_for(_inputs), setup_context=_setup_gather
-    )
+    register_autograd(_name, _backward_for(_inputs), _setup_gather)
 
 
 def _refuse_cuda(op: str, argument: str = "x") -> Any:
@@ -186,7 +192,9 @@ def _refuse_cuda(op: str, argument: str = "x") -> Any:
 
 def refuse_cuda() -> None:
     """Gives CUDA tensors a clear error, where no CUDA backend was loaded."""
-    for op in ("leverage_scores", "diagnose", "prune", "prune_adaptive", "prune_varlen"):
-        torch.library.impl(f"svdprune::{op}", "CUDA", _refuse_cuda(op))
-    for op in ("rater_scores", "rater_scores_by_head"):
-        torch.library.impl(f"svdprune::{op}", "CUDA", _refuse_cuda(op, "q"))
+    of_features = ("leverage_scores", "diagnose", "prune", "prune_adaptive", "prune_varlen")
+    of_queries = ("rater_scores", "rater_scores_by_head")
+    for op in (*of_features, *of_queries):
+        argument = "x" if op in of_features else "q"
+        if not _has_kernel(op, "CUDA"):
+            torch.library.impl(f"svdprune::{op}", "CUDA", _refuse_cuda(op, argument))

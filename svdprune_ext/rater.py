@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from svdprune_ext._register import setup_scores
+from svdprune_ext._register import register_autograd, setup_scores
 
 
 class RaterScores(NamedTuple):
@@ -201,4 +201,4 @@ def _backward(ctx: Any, *_: Any) -> tuple[None, ...]:
 
 
 for _op in ("rater_scores", "rater_scores_by_head"):
-    torch.library.register_autograd(f"svdprune::{_op}", _backward, setup_context=setup_scores)
+    register_autograd(_op, _backward, setup_scores)
