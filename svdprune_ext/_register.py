@@ -24,6 +24,25 @@ def _check_features(op: str, x: Tensor, dims: tuple[int, ...]) -> None:
     )
 
 
+def _device_name(tensor: Tensor) -> str:
+    return "the CPU" if tensor.device.type == "cpu" else str(tensor.device)
+
+
+def check_devices(op: str, of: str, like: Tensor, **others: Tensor | None) -> None:
+    """Refuses tensors that are not where ``like`` is, the argument named ``of``.
+
+    A meta tensor among others brings a call to the fake kernel, which would return memory as it is.
+    """
+    for name, tensor in others.items():
+        torch._check_value(
+            tensor is None or tensor.device == like.device,
+            lambda name=name, tensor=tensor: (
+                f"svdprune::{op}: {name} must be on the device of {of}, {_device_name(like)}, "
+                f"got {_device_name(tensor)}"
+            ),
+        )
+
+
 @torch.library.register_fake("svdprune::leverage_scores")
 def _(
     x: Tensor,
@@ -115,6 +134,7 @@ def _(
     select: str = "topk",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     _check_features("prune_varlen", x, (2,))
+    check_devices("prune_varlen", "x", x, cu_seqlens=cu_seqlens, cu_keep=cu_keep)
     return (
         x.new_empty((total_keep, x.shape[1])),
         x.new_empty((total_keep,), dtype=torch.int64),

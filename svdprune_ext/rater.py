@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from svdprune_ext._register import register_autograd, setup_scores
+from svdprune_ext._register import check_devices, register_autograd, setup_scores
 
 
 class RaterScores(NamedTuple):
@@ -172,7 +172,11 @@ def _(
     causal: bool = True,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    prompts, heads, rows, columns, dtype = _sizes("rater_scores", q, raters, visual)
+    op = "rater_scores"
+    prompts, heads, rows, columns, dtype = _sizes(op, q, raters, visual)
+    check_devices(
+        op, "q", q, k=k, raters=raters, visual=visual, mask=mask, head_weights=head_weights
+    )
     return (
         q.new_empty((prompts, columns), dtype=dtype),
         q.new_empty((prompts, rows, columns), dtype=dtype),
@@ -192,7 +196,9 @@ def _(
     causal: bool = True,
     scale: float | None = None,
 ) -> Tensor:
-    prompts, heads, _, columns, dtype = _sizes("rater_scores_by_head", q, raters, visual)
+    op = "rater_scores_by_head"
+    prompts, heads, _, columns, dtype = _sizes(op, q, raters, visual)
+    check_devices(op, "q", q, k=k, raters=raters, visual=visual, mask=mask, divisor=divisor)
     return q.new_empty((prompts, heads, columns), dtype=dtype)
 
 
