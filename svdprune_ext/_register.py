@@ -1,4 +1,4 @@
-"""Fake kernels and autograd of the operators.
+"""Fake kernels and autograd of the operators, and the names of their results in saved programs.
 
 Autocast needs no rule: the kernels read the features without ATen, so there is nothing that
 ``torch.autocast`` could lower.
@@ -6,10 +6,28 @@ Autocast needs no rule: the kernels read the features without ATen, so there is 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
+
+Result = TypeVar("Result", bound=tuple[Any, ...])
+
+
+def saved_as(name: str) -> Any:
+    """Lets ``torch.export.save`` write, and AOTInductor package, programs that return this NamedTuple.
+
+    Args:
+        name: What stands for the class in their files, which any later version must know.
+    """
+
+    def register(result: type[Result]) -> type[Result]:
+        if hasattr(_pytree, "_register_namedtuple"):  # private; there is no public one (torch 2.13)
+            _pytree._register_namedtuple(result, serialized_type_name=name)
+        return result
+
+    return register
 
 
 def _score_dtype(x: Tensor) -> torch.dtype:

@@ -43,9 +43,11 @@ from typing import Generic, NamedTuple
 import torch
 from torch import Tensor
 
-from svdprune_ext.arrays import Array, call_with_arrays
+from svdprune_ext._register import saved_as
+from svdprune_ext.arrays import TENSORS, Array, call_with_arrays
 
 
+@saved_as("svdprune_ext.LeverageScores")
 class LeverageScores(NamedTuple, Generic[Array]):
     """Result of ``leverage_scores``: scores [B, N] in [0, 1] that sum to rank [B] (int32)."""
 
@@ -53,6 +55,7 @@ class LeverageScores(NamedTuple, Generic[Array]):
     rank: Array
 
 
+@saved_as("svdprune_ext.Pruned")
 class Pruned(NamedTuple, Generic[Array]):
     """Result of ``prune``.
 
@@ -71,6 +74,7 @@ class Pruned(NamedTuple, Generic[Array]):
     rank: Array
 
 
+@saved_as("svdprune_ext.PrunedAdaptive")
 class PrunedAdaptive(NamedTuple, Generic[Array]):
     """Result of ``prune_adaptive``.
 
@@ -116,7 +120,7 @@ def leverage_scores(
     Raises:
         ValueError: An argument is out of its range, or x holds NaN or Inf (CPU).
     """
-    if not isinstance(x, Tensor):
+    if not isinstance(x, TENSORS):
         return call_with_arrays(
             leverage_scores,
             {"x": x},
@@ -125,13 +129,13 @@ def leverage_scores(
             center=center,
             solver=solver,
         )
-    return LeverageScores(
-        *torch.ops.svdprune.leverage_scores(
-            x, variance=variance, rank=rank, center=center, solver=solver
-        )
+    scores, found = torch.ops.svdprune.leverage_scores(
+        x, variance=variance, rank=rank, center=center, solver=solver
     )
+    return LeverageScores(scores, found)
 
 
+@saved_as("svdprune_ext.Diagnosis")
 class Diagnosis(NamedTuple):
     """Result of ``diagnose``.
 
@@ -214,7 +218,7 @@ def prune(
     Raises:
         ValueError: An argument is out of its range, or x holds NaN or Inf (CPU).
     """
-    if not isinstance(x, Tensor):
+    if not isinstance(x, TENSORS):
         return call_with_arrays(
             prune,
             {"x": x},
@@ -225,17 +229,16 @@ def prune(
             solver=solver,
             select=select,
         )
-    return Pruned(
-        *torch.ops.svdprune.prune(
-            x,
-            keep,
-            variance=variance,
-            rank=rank,
-            center=center,
-            solver=solver,
-            select=select,
-        )
+    tokens, indices, scores, found = torch.ops.svdprune.prune(
+        x,
+        keep,
+        variance=variance,
+        rank=rank,
+        center=center,
+        solver=solver,
+        select=select,
     )
+    return Pruned(tokens, indices, scores, found)
 
 
 def prune_adaptive(
@@ -272,7 +275,7 @@ def prune_adaptive(
     Raises:
         ValueError: An argument is out of its range, or x holds NaN or Inf (CPU).
     """
-    if not isinstance(x, Tensor):
+    if not isinstance(x, TENSORS):
         return call_with_arrays(
             prune_adaptive,
             {"x": x},
@@ -284,18 +287,17 @@ def prune_adaptive(
             solver=solver,
             select=select,
         )
-    return PrunedAdaptive(
-        *torch.ops.svdprune.prune_adaptive(
-            x,
-            max_keep,
-            coverage=coverage,
-            variance=variance,
-            rank=rank,
-            center=center,
-            solver=solver,
-            select=select,
-        )
+    tokens, indices, count, scores, found = torch.ops.svdprune.prune_adaptive(
+        x,
+        max_keep,
+        coverage=coverage,
+        variance=variance,
+        rank=rank,
+        center=center,
+        solver=solver,
+        select=select,
     )
+    return PrunedAdaptive(tokens, indices, count, scores, found)
 
 
 def prune_varlen(
@@ -332,7 +334,7 @@ def prune_varlen(
         ValueError: An argument is out of its range, or x holds NaN or Inf (CPU).
     """
     if not (
-        isinstance(x, Tensor) and isinstance(cu_seqlens, Tensor) and isinstance(cu_keep, Tensor)
+        isinstance(x, TENSORS) and isinstance(cu_seqlens, TENSORS) and isinstance(cu_keep, TENSORS)
     ):
         return call_with_arrays(
             prune_varlen,
@@ -355,17 +357,16 @@ def prune_varlen(
     if max_seqlen is None:
         lengths = cu_seqlens.long().diff()
         max_seqlen = int(lengths.max()) if len(lengths) else 0
-    return Pruned(
-        *torch.ops.svdprune.prune_varlen(
-            x,
-            cu_seqlens,
-            cu_keep,
-            total_keep=total_keep,
-            max_seqlen=max_seqlen,
-            variance=variance,
-            rank=rank,
-            center=center,
-            solver=solver,
-            select=select,
-        )
+    tokens, indices, scores, found = torch.ops.svdprune.prune_varlen(
+        x,
+        cu_seqlens,
+        cu_keep,
+        total_keep=total_keep,
+        max_seqlen=max_seqlen,
+        variance=variance,
+        rank=rank,
+        center=center,
+        solver=solver,
+        select=select,
     )
+    return Pruned(tokens, indices, scores, found)

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from svdprune_ext._register import check_devices, register_autograd, setup_scores
+from svdprune_ext._register import check_devices, register_autograd, saved_as, setup_scores
 
 
+@saved_as("svdprune_ext.RaterScores")
 class RaterScores(NamedTuple):
     """Result of ``rater_scores``; float32, or float64 for float64 q.
 
@@ -78,18 +79,17 @@ def rater_scores(
 
     Source: SparseVLM, arXiv 2410.04417, sections 3.1 and 3.2; FastV, arXiv 2403.06764, section 4.1.
     """
-    return RaterScores(
-        *torch.ops.svdprune.rater_scores(
-            q,
-            k,
-            raters,
-            visual,
-            mask,
-            head_weights,
-            causal=causal,
-            scale=scale,
-        )
+    scores, attention, head_mass = torch.ops.svdprune.rater_scores(
+        q,
+        k,
+        raters,
+        visual,
+        mask,
+        head_weights,
+        causal=causal,
+        scale=scale,
     )
+    return RaterScores(scores, attention, head_mass)
 
 
 def rater_scores_by_head(
