@@ -14,14 +14,11 @@ leading directions by matrix products alone, on N x N matrices. On the CPU it is
 float64; where it has not settled after 600 products, "eigh" takes over. It counts every direction of a given
 rank there.
 
-On CUDA "tridiag" takes two launches, for float32 and 16-bit input of up to 1024 tokens on sm_90 and later,
-and eight on the features' side, for more tokens of up to 1024 features; otherwise "eigh" stands in. "auto"
-leaves images with flat spectra to "purify" in a third launch, where ``variance`` is 0.995 at most, or a
-``rank`` of more than N / 8 is given, and they are few enough for that to pay. "purify" asks for it for up to
-64 images. Both are "tridiag" where it cannot be: for a larger ``variance``, on the features' side, and for a
-``rank`` where N > D or images are packed. All have a float32 Gram matrix there, and promise what is said of
-"eigh" above. All can be captured in a CUDA graph, but for "eigh" with min(N, D) > 512, where cuSOLVER waits
-for the device.
+On CUDA "tridiag" takes float32 and 16-bit input of up to 1024 tokens, or of more tokens of up to 1024
+features, on sm_90 and later; otherwise "eigh" stands in. "auto" leaves images with flat spectra to "purify"
+where that pays, and "purify" is "tridiag" where it cannot be; ``docs/cuda.md`` says when. All have a float32
+Gram matrix there, and promise what is said of "eigh" above. All can be captured in a CUDA graph, but for
+"eigh" with min(N, D) > 512, where cuSOLVER waits for the device.
 
 Selection: "topk" keeps the tokens of highest leverage. "pivoted" picks one token after the other, each time
 the one of which most is left outside the span of those picked, so it keeps no copies; ``docs/selection.md``
