@@ -231,6 +231,12 @@ def test_a_masked_array():
         svdprune.prune(x, 3)
 
 
+def test_a_mask_of_another_library_is_its_own_matter():
+    x = Bare(gaussian(9, 12))
+    x.mask = None
+    assert torch.equal(svdprune.prune(x, 3).indices.tensor, svdprune.prune(x.tensor, 3).indices)
+
+
 def test_arrays_in_a_compiled_function():
     torch._dynamo.reset()
     x = gaussian(9, 12).numpy()

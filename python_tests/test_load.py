@@ -1,5 +1,7 @@
 """Finding and loading the libraries, and the lists that the build is made from."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,37 @@ def test_libraries_are_loaded():
     assert isinstance(svdprune.has_cuda, bool)
     for name in ("leverage_scores", "prune", "prune_adaptive", "prune_varlen"):
         assert hasattr(torch.ops.svdprune, name)
+
+
+def in_a_process_of_its_own(code):
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout, result.stderr
+
+
+def test_the_import_leaves_the_compiler_out():
+    loaded, _ = in_a_process_of_its_own(
+        "import sys, svdprune_ext; print(*(m for m in sys.modules if m.startswith('torch._')))"
+    )
+    assert "torch._library" in loaded.split()
+    assert not {"torch._dynamo", "torch._inductor"} & set(loaded.split())
+
+
+def test_a_second_import_registers_without_a_warning():
+    code = (
+        "import importlib, sys\n"
+        "import svdprune_ext\n"
+        "importlib.reload(svdprune_ext)\n"
+        "for name in [name for name in sys.modules if name.startswith('svdprune_ext')]:\n"
+        "    del sys.modules[name]\n"
+        "import torch, svdprune_ext\n"
+        "print(svdprune_ext.prune(torch.eye(4), 2).tokens.shape)"
+    )
+    out, warned = in_a_process_of_its_own(code)
+    assert out == "torch.Size([2, 4])\n"
+    assert "previously registered" not in warned
 
 
 def test_a_missing_library_tells_how_to_build(tmp_path):

@@ -6,6 +6,7 @@ import re
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from samples import gaussian, sample
@@ -104,6 +105,67 @@ def test_the_readmes_lines_prune_in_the_original_llava():
     assert unpruned.shape == (2, 576, 40)
     expected = torch.take_along_dim(unpruned, kept[..., None], dim=1)
     torch.testing.assert_close(model.encode_images(images), expected)
+
+
+def test_symbolic_trace():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 16), svdprune.SVDPrune(keep=4), nn.Linear(16, 3))
+    traced = torch.fx.symbolic_trace(model)
+    x = gaussian(2, 10, 12)
+    assert torch.equal(traced(x), model(x))
+    with pytest.raises(ValueError, match=r"svdprune::prune: keep must be in \[0, N\] = \[0, 3\]"):
+        traced(x[:, :3])
+
+
+class HalfOfThem(nn.Module):
+    """Makes its module where it is traced."""
+
+    def forward(self, x):
+        return svdprune.SVDPrune(x.shape[1] // 2, rank=2)(x)
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["non_strict", "strict"])
+def test_keep_may_follow_a_dynamic_shape(strict):
+    tokens = torch.export.Dim("tokens", min=4, max=64)
+    program = torch.export.export(
+        HalfOfThem(), (gaussian(2, 14, 18),), dynamic_shapes={"x": {1: tokens}}, strict=strict
+    )
+    x = gaussian(2, 20, 18)
+    assert torch.equal(program.module()(x), HalfOfThem()(x))
+
+
+PIVOTED = "left out for select pivoted, which needs no leading directions"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"keep": -3}, "keep must be an int >= 0, got -3"),
+        ({"keep": 2.0}, "keep must be an int >= 0, got 2.0"),
+        ({"keep": True}, "keep must be an int >= 0, got True"),
+        ({"variance": 0.0}, "variance must be in (0, 1], got 0.0"),
+        ({"variance": 1.5}, "variance must be in (0, 1], got 1.5"),
+        ({"variance": float("nan")}, "variance must be in (0, 1], got nan"),
+        ({"rank": 0}, "rank must be None or an int >= 1, got 0"),
+        ({"rank": 2.0}, "rank must be None or an int >= 1, got 2.0"),
+        ({"center": "eigh"}, "center must be a bool, got 'eigh'"),
+        ({"solver": "zzz"}, "solver must be one of auto, tridiag, eigh, purify, got 'zzz'"),
+        ({"select": "best"}, "select must be one of topk, pivoted, got 'best'"),
+        ({"select": "pivoted", "variance": 0.8}, f"variance must be {PIVOTED}, got 0.8"),
+        ({"select": "pivoted", "rank": 2}, f"rank must be {PIVOTED}, got 2"),
+        ({"select": "pivoted", "solver": "eigh"}, f"solver must be {PIVOTED}, got 'eigh'"),
+    ],
+    ids=str,
+)
+def test_refuses_at_once_what_no_features_make_right(options, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(f'SVDPrune: {message}')}$"):
+        svdprune.SVDPrune(**{"keep": 4, **options})
+
+
+def test_takes_the_numbers_of_numpy():
+    x = gaussian(2, 10, 12)
+    module = svdprune.SVDPrune(np.int64(4), np.float64(0.5), np.int32(3))
+    assert torch.equal(module(x), svdprune.SVDPrune(4, 0.5, 3)(x))
 
 
 def test_refuses_what_the_operator_refuses():

@@ -337,6 +337,18 @@ def test_sparse():
         svdprune.prune(X[0].to_sparse(), 3)
 
 
+@pytest.mark.parametrize("name", ["cu_seqlens", "cu_keep"])
+def test_a_meta_tensor_among_others(name):
+    message = f"{name} must be on the device of x, the CPU, got meta"
+    with refused("prune_varlen", message):
+        varlen(**{name: offsets(0, 2, 5).to("meta")})
+
+
+def test_offsets_beside_meta_features():
+    with refused("prune_varlen", "cu_seqlens must be on the device of x, meta, got the CPU"):
+        varlen(x=FLAT.to("meta"))
+
+
 @pytest.mark.parametrize("op", ["leverage_scores", "prune", "prune_adaptive"])
 def test_meta_tensors_have_their_dimensions_checked(op):
     with pytest.raises(ValueError, match=rf"svdprune::{op}: x must be .* got shape \[5\]"):

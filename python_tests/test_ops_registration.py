@@ -249,3 +249,56 @@ def test_export_with_a_dynamic_batch_and_reload(strict):
     for batch in (1, 2, 5):
         x = gaussian(batch, 14, 18, seed=batch)
         assert torch.equal(loaded(x), module(x))
+
+
+class Results(torch.nn.Module):
+    """A module that returns what the operators return."""
+
+    def forward(self, x):
+        return (
+            svdprune.leverage_scores(x),
+            svdprune.prune(x, 4),
+            svdprune.prune_adaptive(x, 4, coverage=0.5),
+        )
+
+
+class Rated(torch.nn.Module):
+    def forward(self, q, k, raters, visual):
+        return svdprune.rater_scores(q, k, raters, visual)
+
+
+class Chosen(torch.nn.Module):
+    def forward(self, x):
+        return svdprune.methods.get("norm").select(x, 4)
+
+
+POSITIONS = torch.tensor([[0, 3]])
+RETURNING = {
+    "operators": (Results(), (gaussian(2, 14, 18),)),
+    "rater_scores": (Rated(), (*gaussian(2, 1, 2, 6, 8), POSITIONS, POSITIONS)),
+    "method": (Chosen(), (gaussian(2, 14, 18),)),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", RETURNING)
+def test_results_are_of_their_types_again_in_a_loaded_program(name):
+    module, args = RETURNING[name]
+    file = io.BytesIO()
+    torch.export.save(torch.export.export(module, args), file)
+    file.seek(0)
+    loaded, expected = torch.export.load(file).module()(*args), module(*args)
+    for a, b in zip(*((r if type(r) is tuple else (r,)) for r in (loaded, expected)), strict=True):
+        assert type(a) is type(b)
+        for tensor, right in zip(a, b, strict=True):
+            assert tensor is right is None or torch.equal(tensor, right)
+
+
+def test_symbolic_trace():
+    x, module = gaussian(2, 14, 18), Results()
+    for a, b in zip(torch.fx.symbolic_trace(module)(x), module(x), strict=True):
+        assert type(a) is type(b)
+        for tensor, right in zip(a, b, strict=True):
+            assert torch.equal(tensor, right)
+    module, args = RETURNING["rater_scores"]
+    assert torch.equal(torch.fx.symbolic_trace(module)(*args).scores, module(*args).scores)

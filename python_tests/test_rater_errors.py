@@ -97,3 +97,24 @@ def test_the_fake_kernel_refuses_shapes_too(name):
     changed = {**RIGHT, name: RIGHT[name][0]}
     with pytest.raises(ValueError, match=f"svdprune::rater_scores: {name} must be"):
         svdprune.rater_scores(**{key: tensor.to("meta") for key, tensor in changed.items()})
+
+
+OPTIONAL = {
+    "mask": torch.ones(2, 9, dtype=torch.bool),
+    "head_weights": torch.ones(2, 4),
+    "divisor": torch.ones(2, 3, 2),
+}
+
+
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [
+        *(("rater_scores", name) for name in ("k", "raters", "visual", "mask", "head_weights")),
+        *(("rater_scores_by_head", name) for name in ("k", "raters", "visual", "mask", "divisor")),
+    ],
+)
+def test_a_meta_tensor_among_others(op, name):
+    changed = {**RIGHT, name: {**RIGHT, **OPTIONAL}[name].to("meta")}
+    message = f"svdprune::{op}: {name} must be on the device of q, the CPU, got meta"
+    with pytest.raises(ValueError, match=message):
+        getattr(svdprune, op)(**changed)

@@ -1,4 +1,4 @@
-"""Fake kernels and autograd of the operators.
+"""Fake kernels and autograd of the operators, and the names of their results in saved programs.
 
 Autocast needs no rule: the kernels read the features without ATen, so there is nothing that
 ``torch.autocast`` could lower.
@@ -6,10 +6,28 @@ Autocast needs no rule: the kernels read the features without ATen, so there is 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree
+
+Result = TypeVar("Result", bound=tuple[Any, ...])
+
+
+def saved_as(name: str) -> Any:
+    """Lets ``torch.export.save`` write, and AOTInductor package, programs that return this NamedTuple.
+
+    Args:
+        name: What stands for the class in their files, which any later version must know.
+    """
+
+    def register(result: type[Result]) -> type[Result]:
+        if hasattr(_pytree, "_register_namedtuple"):  # private; there is no public one (torch 2.13)
+            _pytree._register_namedtuple(result, serialized_type_name=name)
+        return result
+
+    return register
 
 
 def _score_dtype(x: Tensor) -> torch.dtype:
@@ -22,6 +40,25 @@ def _check_features(op: str, x: Tensor, dims: tuple[int, ...]) -> None:
         x.dim() in dims,
         lambda: f"svdprune::{op}: x must be [B, N, D] or [N, D], got shape {list(x.shape)}",
     )
+
+
+def _device_name(tensor: Tensor) -> str:
+    return "the CPU" if tensor.device.type == "cpu" else str(tensor.device)
+
+
+def check_devices(op: str, of: str, like: Tensor, **others: Tensor | None) -> None:
+    """Refuses tensors that are not where ``like`` is, the argument named ``of``.
+
+    A meta tensor among others brings a call to the fake kernel, which would return memory as it is.
+    """
+    for name, tensor in others.items():
+        torch._check_value(
+            tensor is None or tensor.device == like.device,
+            lambda name=name, tensor=tensor: (
+                f"svdprune::{op}: {name} must be on the device of {of}, {_device_name(like)}, "
+                f"got {_device_name(tensor)}"
+            ),
+        )
 
 
 @torch.library.register_fake("svdprune::leverage_scores")
@@ -115,6 +152,7 @@ def _(
     select: str = "topk",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     _check_features("prune_varlen", x, (2,))
+    check_devices("prune_varlen", "x", x, cu_seqlens=cu_seqlens, cu_keep=cu_keep)
     return (
         x.new_empty((total_keep, x.shape[1])),
         x.new_empty((total_keep,), dtype=torch.int64),
@@ -164,14 +202,20 @@ def _backward_scores(ctx: Any, *_: Any) -> None:
     return None
 
 
+def register_autograd(op: str, backward: Any, setup_context: Any) -> None:
+    """Registers the autograd of an operator, but where the package is imported again: it is there then."""
+    if not _has_kernel(op, "Autograd"):
+        torch.library.register_autograd(f"svdprune::{op}", backward, setup_context=setup_context)
+
+
+def _has_kernel(op: str, key: str) -> bool:
+    return torch._C._dispatch_has_kernel_for_dispatch_key(f"svdprune::{op}", key)
+
+
 for _name in ("leverage_scores", "diagnose"):
-    torch.library.register_autograd(
-        f"svdprune::{_name}", _backward_scores, setup_context=setup_scores
-    )
+    register_autograd(_name, _backward_scores, setup_scores)
 for _name, _inputs in (("prune", 2), ("prune_adaptive", 2), ("prune_varlen", 3)):
-    torch.library.register_autograd(
-        f"svdprune::{_name}", _backward_for(_inputs), setup_context=_setup_gather
-    )
+    register_autograd(_name, _backward_for(_inputs), _setup_gather)
 
 
 def _refuse_cuda(op: str, argument: str = "x") -> Any:
@@ -186,7 +230,9 @@ def _refuse_cuda(op: str, argument: str = "x") -> Any:
 
 def refuse_cuda() -> None:
     """Gives CUDA tensors a clear error, where no CUDA backend was loaded."""
-    for op in ("leverage_scores", "diagnose", "prune", "prune_adaptive", "prune_varlen"):
-        torch.library.impl(f"svdprune::{op}", "CUDA", _refuse_cuda(op))
-    for op in ("rater_scores", "rater_scores_by_head"):
-        torch.library.impl(f"svdprune::{op}", "CUDA", _refuse_cuda(op, "q"))
+    of_features = ("leverage_scores", "diagnose", "prune", "prune_adaptive", "prune_varlen")
+    of_queries = ("rater_scores", "rater_scores_by_head")
+    for op in (*of_features, *of_queries):
+        argument = "x" if op in of_features else "q"
+        if not _has_kernel(op, "CUDA"):
+            torch.library.impl(f"svdprune::{op}", "CUDA", _refuse_cuda(op, argument))

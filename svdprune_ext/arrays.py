@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 from typing_extensions import TypeVar  # typing's has defaults from Python 3.13 on
 
 
@@ -31,6 +32,10 @@ Result = TypeVar("Result", bound=tuple[Any, ...])
 
 # Where the way back is neither ``__array_namespace__`` nor the root module of the array's type.
 _NAMESPACES = {"jax": "jax.numpy", "jaxlib": "jax.numpy"}
+
+# What the wrappers hand to the operators as it is. torch.fx.symbolic_trace calls them with a Proxy; its items
+# come by assignment to names, not by ``*``.
+TENSORS: tuple[Any, ...] = (Tensor, Proxy)
 
 
 def call_with_arrays(
@@ -78,7 +83,8 @@ def _library_of(op: str, name: str, array: Any) -> ModuleType:
             f"svdprune::{op}: {name} must be a Tensor or an array with __dlpack__, "
             f"got {type(array).__name__}"
         )
-    if hasattr(array, "mask"):
+    masked = sys.modules.get("numpy.ma")  # has been imported, where the array is of it
+    if masked is not None and isinstance(array, masked.MaskedArray):
         raise TypeError(
             f"svdprune::{op}: {name} must be an array without a mask, got {_type_name(array)}"
         )

@@ -14,14 +14,11 @@ leading directions by matrix products alone, on N x N matrices. On the CPU it is
 float64; where it has not settled after 600 products, "eigh" takes over. It counts every direction of a given
 rank there.
 
-On CUDA "tridiag" takes two launches, for float32 and 16-bit input of up to 1024 tokens on sm_90 and later,
-and eight on the features' side, for more tokens of up to 1024 features; otherwise "eigh" stands in. "auto"
-leaves images with flat spectra to "purify" in a third launch, where ``variance`` is 0.995 at most, or a
-``rank`` of more than N / 8 is given, and they are few enough for that to pay. "purify" asks for it for up to
-64 images. Both are "tridiag" where it cannot be: for a larger ``variance``, on the features' side, and for a
-``rank`` where N > D or images are packed. All have a float32 Gram matrix there, and promise what is said of
-"eigh" above. All can be captured in a CUDA graph, but for "eigh" with min(N, D) > 512, where cuSOLVER waits
-for the device.
+On CUDA "tridiag" takes float32 and 16-bit input of up to 1024 tokens, or of more tokens of up to 1024
+features, on sm_90 and later; otherwise "eigh" stands in. "auto" leaves images with flat spectra to "purify"
+where that pays, and "purify" is "tridiag" where it cannot be; ``docs/cuda.md`` says when. All have a float32
+Gram matrix there, and promise what is said of "eigh" above. All can be captured in a CUDA graph, but for
+"eigh" with min(N, D) > 512, where cuSOLVER waits for the device.
 
 Selection: "topk" keeps the tokens of highest leverage. "pivoted" picks one token after the other, each time
 the one of which most is left outside the span of those picked, so it keeps no copies; ``docs/selection.md``
@@ -43,9 +40,11 @@ from typing import Generic, NamedTuple
 import torch
 from torch import Tensor
 
-from svdprune_ext.arrays import Array, call_with_arrays
+from svdprune_ext._register import saved_as
+from svdprune_ext.arrays import TENSORS, Array, call_with_arrays
 
 
+@saved_as("svdprune_ext.LeverageScores")
 class LeverageScores(NamedTuple, Generic[Array]):
     """Result of ``leverage_scores``: scores [B, N] in [0, 1] that sum to rank [B] (int32)."""
 
@@ -53,6 +52,7 @@ class LeverageScores(NamedTuple, Generic[Array]):
     rank: Array
 
 
+@saved_as("svdprune_ext.Pruned")
 class Pruned(NamedTuple, Generic[Array]):
     """Result of ``prune``.
 
@@ -71,6 +71,7 @@ class Pruned(NamedTuple, Generic[Array]):
     rank: Array
 
 
+@saved_as("svdprune_ext.PrunedAdaptive")
 class PrunedAdaptive(NamedTuple, Generic[Array]):
     """Result of ``prune_adaptive``.
 
@@ -116,7 +117,7 @@ def leverage_scores(
     Raises:
         ValueError: An argument is out of its range, or x holds NaN or Inf (CPU).
     """
-    if not isinstance(x, Tensor):
+    if not isinstance(x, TENSORS):
         return call_with_arrays(
             leverage_scores,
             {"x": x},
@@ -125,13 +126,13 @@ def leverage_scores(
             center=center,
             solver=solver,
         )
-    return LeverageScores(
-        *torch.ops.svdprune.leverage_scores(
-            x, variance=variance, rank=rank, center=center, solver=solver
-        )
+    scores, found = torch.ops.svdprune.leverage_scores(
+        x, variance=variance, rank=rank, center=center, solver=solver
     )
+    return LeverageScores(scores, found)
 
 
+@saved_as("svdprune_ext.Diagnosis")
 class Diagnosis(NamedTuple):
     """Result of ``diagnose``.
 
@@ -214,7 +215,7 @@ def prune(
     Raises:
         ValueError: An argument is out of its range, or x holds NaN or Inf (CPU).
     """
-    if not isinstance(x, Tensor):
+    if not isinstance(x, TENSORS):
         return call_with_arrays(
             prune,
             {"x": x},
@@ -225,17 +226,16 @@ def prune(
             solver=solver,
             select=select,
         )
-    return Pruned(
-        *torch.ops.svdprune.prune(
-            x,
-            keep,
-            variance=variance,
-            rank=rank,
-            center=center,
-            solver=solver,
-            select=select,
-        )
+    tokens, indices, scores, found = torch.ops.svdprune.prune(
+        x,
+        keep,
+        variance=variance,
+        rank=rank,
+        center=center,
+        solver=solver,
+        select=select,
     )
+    return Pruned(tokens, indices, scores, found)
 
 
 def prune_adaptive(
@@ -272,7 +272,7 @@ def prune_adaptive(
     Raises:
         ValueError: An argument is out of its range, or x holds NaN or Inf (CPU).
     """
-    if not isinstance(x, Tensor):
+    if not isinstance(x, TENSORS):
         return call_with_arrays(
             prune_adaptive,
             {"x": x},
@@ -284,18 +284,17 @@ def prune_adaptive(
             solver=solver,
             select=select,
         )
-    return PrunedAdaptive(
-        *torch.ops.svdprune.prune_adaptive(
-            x,
-            max_keep,
-            coverage=coverage,
-            variance=variance,
-            rank=rank,
-            center=center,
-            solver=solver,
-            select=select,
-        )
+    tokens, indices, count, scores, found = torch.ops.svdprune.prune_adaptive(
+        x,
+        max_keep,
+        coverage=coverage,
+        variance=variance,
+        rank=rank,
+        center=center,
+        solver=solver,
+        select=select,
     )
+    return PrunedAdaptive(tokens, indices, count, scores, found)
 
 
 def prune_varlen(
@@ -332,7 +331,7 @@ def prune_varlen(
         ValueError: An argument is out of its range, or x holds NaN or Inf (CPU).
     """
     if not (
-        isinstance(x, Tensor) and isinstance(cu_seqlens, Tensor) and isinstance(cu_keep, Tensor)
+        isinstance(x, TENSORS) and isinstance(cu_seqlens, TENSORS) and isinstance(cu_keep, TENSORS)
     ):
         return call_with_arrays(
             prune_varlen,
@@ -355,17 +354,16 @@ def prune_varlen(
     if max_seqlen is None:
         lengths = cu_seqlens.long().diff()
         max_seqlen = int(lengths.max()) if len(lengths) else 0
-    return Pruned(
-        *torch.ops.svdprune.prune_varlen(
-            x,
-            cu_seqlens,
-            cu_keep,
-            total_keep=total_keep,
-            max_seqlen=max_seqlen,
-            variance=variance,
-            rank=rank,
-            center=center,
-            solver=solver,
-            select=select,
-        )
+    tokens, indices, scores, found = torch.ops.svdprune.prune_varlen(
+        x,
+        cu_seqlens,
+        cu_keep,
+        total_keep=total_keep,
+        max_seqlen=max_seqlen,
+        variance=variance,
+        rank=rank,
+        center=center,
+        solver=solver,
+        select=select,
     )
+    return Pruned(tokens, indices, scores, found)

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from svdprune_ext._register import setup_scores
+from svdprune_ext._register import check_devices, register_autograd, saved_as, setup_scores
 
 
+@saved_as("svdprune_ext.RaterScores")
 class RaterScores(NamedTuple):
     """Result of ``rater_scores``; float32, or float64 for float64 q.
 
@@ -78,18 +79,17 @@ def rater_scores(
 
     Source: SparseVLM, arXiv 2410.04417, sections 3.1 and 3.2; FastV, arXiv 2403.06764, section 4.1.
     """
-    return RaterScores(
-        *torch.ops.svdprune.rater_scores(
-            q,
-            k,
-            raters,
-            visual,
-            mask,
-            head_weights,
-            causal=causal,
-            scale=scale,
-        )
+    scores, attention, head_mass = torch.ops.svdprune.rater_scores(
+        q,
+        k,
+        raters,
+        visual,
+        mask,
+        head_weights,
+        causal=causal,
+        scale=scale,
     )
+    return RaterScores(scores, attention, head_mass)
 
 
 def rater_scores_by_head(
@@ -172,7 +172,11 @@ def _(
     causal: bool = True,
     scale: float | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    prompts, heads, rows, columns, dtype = _sizes("rater_scores", q, raters, visual)
+    op = "rater_scores"
+    prompts, heads, rows, columns, dtype = _sizes(op, q, raters, visual)
+    check_devices(
+        op, "q", q, k=k, raters=raters, visual=visual, mask=mask, head_weights=head_weights
+    )
     return (
         q.new_empty((prompts, columns), dtype=dtype),
         q.new_empty((prompts, rows, columns), dtype=dtype),
@@ -192,7 +196,9 @@ def _(
     causal: bool = True,
     scale: float | None = None,
 ) -> Tensor:
-    prompts, heads, _, columns, dtype = _sizes("rater_scores_by_head", q, raters, visual)
+    op = "rater_scores_by_head"
+    prompts, heads, _, columns, dtype = _sizes(op, q, raters, visual)
+    check_devices(op, "q", q, k=k, raters=raters, visual=visual, mask=mask, divisor=divisor)
     return q.new_empty((prompts, heads, columns), dtype=dtype)
 
 
@@ -201,4 +207,4 @@ def _backward(ctx: Any, *_: Any) -> tuple[None, ...]:
 
 
 for _op in ("rater_scores", "rater_scores_by_head"):
-    torch.library.register_autograd(f"svdprune::{_op}", _backward, setup_context=setup_scores)
+    register_autograd(_op, _backward, setup_scores)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from svdprune_ext.methods.method import Selected
-from svdprune_ext.methods.options import Flag, Rank, Share, one_of
+from svdprune_ext.methods.options import SELECTS, SOLVERS, Flag, Rank, Share, one_of
 from svdprune_ext.methods.ranking import highest
 from svdprune_ext.ops import prune
 
@@ -21,8 +21,8 @@ def svd(
     variance: Share = 0.9,
     rank: Rank = None,
     center: Flag = False,
-    solver: Annotated[str, one_of("auto", "tridiag", "eigh", "purify")] = "auto",
-    select: Annotated[str, one_of("topk", "pivoted")] = "topk",
+    solver: Annotated[str, one_of(*SOLVERS)] = "auto",
+    select: Annotated[str, one_of(*SELECTS)] = "topk",
 ) -> Selected:
     """``l_i = ||U[i, :r]||^2``: the operator ``svdprune_ext.prune``, whose options these are.
 

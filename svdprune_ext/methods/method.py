@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, get_type_hints
 import torch
 from torch import Tensor
 
+from svdprune_ext._register import saved_as
 from svdprune_ext.methods.options import Range, is_int
 
 # Where the attention comes from that a method needs, or that it may be given:
@@ -22,6 +23,7 @@ Attention = Literal["cls", "received", "decoder"]
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
+@saved_as("svdprune_ext.methods.Selected")
 class Selected(NamedTuple):
     """Which tokens a method keeps.
 

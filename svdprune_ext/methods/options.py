@@ -8,6 +8,9 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 
+SOLVERS = ("auto", "tridiag", "eigh", "purify")
+SELECTS = ("topk", "pivoted")
+
 
 class Range(NamedTuple):
     """The values that an option takes: in words, and as a predicate."""

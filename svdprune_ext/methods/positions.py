@@ -31,9 +31,12 @@ def random(x: Tensor, keep: int, attention: Tensor | None, *, seed: Seed = 0) ->
     return Selected(indices.to(x.device).contiguous())
 
 
-@torch.compiler.assume_constant_result
 def _draws(seed: int, tokens: int) -> Tensor:
     return torch.rand(1, tokens, generator=torch.Generator().manual_seed(seed))
+
+
+# As torch.compiler.assume_constant_result does, which imports torch._dynamo, and takes a second for that.
+_draws._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def uniform(x: Tensor, keep: int, attention: Tensor | None, *, grid: Grid = None) -> Selected:

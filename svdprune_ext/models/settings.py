@@ -8,10 +8,9 @@ from typing import Any
 
 from svdprune_ext.in_decoder import METHODS
 from svdprune_ext.methods import available, get
-from svdprune_ext.methods.options import is_int, is_share
+from svdprune_ext.methods.options import SELECTS, SOLVERS, is_int, is_share
 
 LEVELS = ("tile", "image", "prompt")  # each is made of the ones before it
-SELECTS = ("topk", "pivoted")
 DEFAULT_SELECT = "topk"  # of ``apply``
 
 
@@ -54,8 +53,7 @@ class Settings:
         _check("variance", is_share(self.variance), "in (0, 1]", self.variance)
         rank_fits = self.rank is None or is_int(self.rank, least=1)
         _check("rank", rank_fits, "None or an int >= 1", self.rank)
-        solvers = ("auto", "tridiag", "eigh", "purify")
-        _check("solver", self.solver in solvers, f"one of {', '.join(solvers)}", self.solver)
+        _check("solver", self.solver in SOLVERS, f"one of {', '.join(SOLVERS)}", self.solver)
         _check("select", self.select in SELECTS, f"one of {', '.join(SELECTS)}", self.select)
         for name in ("center", "energy"):
             _check(name, isinstance(getattr(self, name), bool), "a bool", getattr(self, name))
