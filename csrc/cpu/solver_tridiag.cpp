@@ -26,6 +26,7 @@
 #include "tridiagonal_eigenvalues.h"
 #include "tridiagonal_eigenvectors.h"
 #include "tridiagonalise.h"
+#include "vector.h"
 
 #include <algorithm>
 #include <cmath>
@@ -95,31 +96,21 @@ bool certified(Crew& crew, const Tridiagonal<T>& reduced, const Remainder<T>& re
 template <class T>
 bool separate(const double* eigenvalues, double cluster, int64_t j, int64_t m, int64_t n,
               T* basis) {
-  if (j == 0 || eigenvalues[j - 1] - eigenvalues[j] >= cluster) {
-    return true;
-  }
-  std::vector<double> z(basis + j * n, basis + j * n + m);
-  double own = 1;  // of its square, in no earlier one's direction
-  for (int64_t i = j - 1; i >= 0 && eigenvalues[i] - eigenvalues[j] < cluster; --i) {
-    const T* earlier = basis + i * n;
-    double overlap = 0;
-    for (int64_t k = 0; k < m; ++k) {
-      overlap += earlier[k] * z[k];
-    }
-    double left = 0;
-    for (int64_t k = 0; k < m; ++k) {
-      z[k] -= overlap * earlier[k];
-      left += z[k] * z[k];
-    }
-    own *= left;
-    if (!(own > 1 - kMostOverlap * kMostOverlap)) {
+  T* z = basis + j * n;
+  double left = 1;  // of its square, in no earlier one's direction
+  int64_t i = j;
+  for (; i > 0 && eigenvalues[i - 1] - eigenvalues[j] < cluster; --i) {
+    const T* earlier = basis + (i - 1) * n;
+    const double overlap = dot(earlier, z, m);
+    left -= overlap * overlap;
+    if (!(left > 1 - kMostOverlap * kMostOverlap)) {
       return false;
     }
-    for (int64_t k = 0; k < m; ++k) {
-      z[k] /= std::sqrt(left);
-    }
+    combine(1, z, -overlap, earlier, m, z);
   }
-  std::copy(z.begin(), z.end(), basis + j * n);
+  if (i < j) {
+    scale(static_cast<T>(1 / std::sqrt(dot(z, z, m))), m, z);
+  }
   return true;
 }
 
