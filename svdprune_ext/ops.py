@@ -3,8 +3,8 @@
 Numerics, for all: float64 input is worked on in float64, all others in float32 (16-bit products are exact
 in it). Against a float64 SVD of the same input the scores differ by at most ``max(2e-4, 3e-9 / gap)`` with
 ``gap = (lambda_r - lambda_r+1) / lambda_1`` of the Gram matrix, and the rank only where the energy at the cut
-lies within 1e-6 of the threshold (solver "eigh": 6e-8 / gap and 1e-5; "purify" on the CPU:
-``max(1e-6, 1e-15 / gap)`` and 1e-12; float64 input: ``max(1e-8, 1e-14 / gap)`` and 1e-12). Equal scores: the
+lies within 1e-6 of the threshold (solver "eigh": 1e-6 / gap and 1e-5; "purify" on the CPU:
+``max(1e-6, 1e-14 / gap)`` and 1e-12; float64 input: ``max(1e-8, 1e-14 / gap)`` and 1e-12). Equal scores: the
 lower index wins.
 
 Solvers: "tridiag" is a Householder tridiagonalisation that stops as soon as a certificate says that the
