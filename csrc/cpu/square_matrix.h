@@ -11,7 +11,7 @@ namespace svdprune::cpu {
 // multiple of a page apart, as all of them would then compete for the same places of a cache.
 template <class T>
 int64_t leading_dimension(int64_t n) {
-  constexpr int64_t kLine = static_cast<int64_t>(kCacheLine) / sizeof(T), kPage = 4096 / sizeof(T);
+  constexpr int64_t kLine = kCacheLine / sizeof(T), kPage = 4096 / sizeof(T);
   const int64_t ld = (n + kLine - 1) / kLine * kLine;
   return ld % kPage == 0 ? ld + kLine : ld;
 }
