@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -96,6 +97,7 @@ def suite(tokens: int = 576, width: int = 1024, tall: int = 2880) -> list[Input]
         Input("duplicates", tokens, width, _duplicates),
         Input("clusters 1e-4", tokens, width, partial(_clusters, spacing=1e-4)),
         Input("clusters 1e-6", tokens, width, partial(_clusters, spacing=1e-6)),
+        Input("plateaus 2e-5", tokens, width, partial(_plateaus, step=2e-5)),
         Input("flat", tokens, width, flat),
         Input("photograph", tall, width, photograph_like),
     ]
@@ -147,3 +149,11 @@ def _clusters(tokens: int, width: int, spacing: float) -> Tensor:
     index = torch.arange(min(tokens, width), dtype=torch.float64)
     energy = (1 + index // size) ** -1.5 - spacing * (index % size)
     return with_energy(tokens, width, energy.clamp_min(0))
+
+
+def _plateaus(tokens: int, width: int, step: float) -> Tensor:
+    # Nine tenths of the directions are equal, and so are the others, less by `step`: with 0.9 of the energy the cut
+    # falls between the two.
+    energy = torch.ones(min(tokens, width), dtype=torch.float64)
+    energy[math.ceil(0.9 * len(energy)) :] -= step
+    return with_energy(tokens, width, energy)
