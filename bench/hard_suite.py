@@ -152,8 +152,8 @@ def _clusters(tokens: int, width: int, spacing: float) -> Tensor:
 
 
 def _plateaus(tokens: int, width: int, step: float) -> Tensor:
-    # Nine tenths of the directions are equal, and so are the others, less by `step`: with 0.9 of the energy the cut
-    # falls between the two.
+    # Nine tenths of the directions are equal, and so are the others, less by `step`: with 0.9 of the energy
+    # the cut falls between the two.
     energy = torch.ones(min(tokens, width), dtype=torch.float64)
     energy[math.ceil(0.9 * len(energy)) :] -= step
     return with_energy(tokens, width, energy)
