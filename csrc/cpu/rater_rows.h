@@ -9,6 +9,7 @@
 
 #include "blas.h"
 #include "softmax.h"
+#include "vector.h"
 
 #include "../rater_args.h"
 
@@ -75,8 +76,8 @@ class RaterRows {
   // Calls take(head, r, row) for each of the heads, which share a key head, and the `count` raters from `first` on,
   // counted from there: row [N] is the rater's attention to the visual columns, 0 at padding.
   template <class Take>
-  void pay(int64_t key_head, const std::vector<int64_t>& heads, int64_t first, int64_t count,
-           const Take& take) const {
+  void attention(int64_t key_head, const std::vector<int64_t>& heads, int64_t first, int64_t count,
+                 const Take& take) const {
     const int64_t rows = static_cast<int64_t>(heads.size()) * count, columns = args_.columns;
     int64_t keys = 0;
     for (int64_t r = first; r < first + count; ++r) {
@@ -90,16 +91,8 @@ class RaterRows {
       const int64_t j = block * kKeys, some = std::min(kKeys, keys - j);
       multiply(queries, rows, key_head, j, some, panel, products.data());
       for (int64_t i = 0; i < rows; ++i) {
-        const Rater& rater = raters_[first + i % count];
-        T* row = products.data() + i * some;
-        const int64_t seen = std::clamp(rater.keys - j, int64_t{0}, some);
-        hide(heads[i / count], rater, j, seen, row);
-        parts[i * blocks + block] = exponentials(row, seen);
-        for (const Run& run : runs_[block]) {
-          const int64_t visible = std::min(run.count, j + seen - run.column);
-          std::copy_n(row + run.column - j, std::max(visible, int64_t{0}),
-                      paid.data() + i * columns + run.place);
-        }
+        parts[i * blocks + block] = weigh(heads[i / count], raters_[first + i % count], block, some,
+                                          products.data() + i * some, paid.data() + i * columns);
       }
     }
     for (int64_t i = 0; i < rows; ++i) {
@@ -137,7 +130,7 @@ class RaterRows {
         read_row(token(args_.q, h, raters_[r].query), dtype_, args_.q.feature_stride, d, query);
       }
     }
-    scale(queries.data(), static_cast<int64_t>(queries.size()), static_cast<T>(args_.scale));
+    scale(static_cast<T>(args_.scale), static_cast<int64_t>(queries.size()), queries.data());
     return queries;
   }
 
@@ -157,6 +150,20 @@ class RaterRows {
       stride = d;
     }
     gemm<T>('T', 'N', some, rows, d, keys, stride, queries.data(), d, 0, products, some);
+  }
+
+  // Products [some] of a rater with a block of keys become exponentials over the largest of them; those of the visual
+  // columns go to their places in row [N].
+  SoftmaxPart<T> weigh(int64_t head, const Rater& rater, int64_t block, int64_t some, T* products,
+                       T* row) const {
+    const int64_t j = block * kKeys, seen = std::clamp(rater.keys - j, int64_t{0}, some);
+    hide(head, rater, j, seen, products);
+    const SoftmaxPart<T> part = exponentials(products, seen);
+    for (const Run& run : runs_[block]) {
+      const int64_t visible = std::min(run.count, j + seen - run.column);
+      std::copy_n(products + run.column - j, std::max(visible, int64_t{0}), row + run.place);
+    }
+    return part;
   }
 
   // -infinity at those of keys j .. j + seen that the mask hides from the rater; row [seen].
@@ -186,7 +193,7 @@ class RaterRows {
     for (int64_t block = 0; block < blocks; ++block) {
       const T factor = total == 0 ? 0 : std::exp(parts[block].largest - base) / total;
       for (const Run& run : runs_[block]) {
-        scale(row + run.place, std::min(run.count, rater.keys - run.column), factor);
+        scale(factor, std::min(run.count, rater.keys - run.column), row + run.place);
       }
     }
   }

@@ -54,7 +54,7 @@ void score(const RaterArgs& args, const RaterRows<T>& rows, Crew& crew, const fl
             heads.push_back(h);
           }
         }
-        rows.pay(key_head, heads, first, count, [&](int64_t head, int64_t r, const T* paid) {
+        rows.attention(key_head, heads, first, count, [&](int64_t head, int64_t r, const T* paid) {
           T* sum = sums.data() + (part * count + r) * columns;
           head_mass[head] += add_scaled(paid, columns, weight(head), sum) / all;
         });
@@ -83,7 +83,7 @@ void score_by_head(const RaterArgs& args, const RaterRows<T>& rows, Crew& crew, 
       for (int64_t h = key_head * group; h < (key_head + 1) * group; ++h) {
         heads.push_back(h);
       }
-      rows.pay(key_head, heads, first, count, [&](int64_t head, int64_t r, const T* paid) {
+      rows.attention(key_head, heads, first, count, [&](int64_t head, int64_t r, const T* paid) {
         T* out = scores + head * columns;
         if (divisor) {
           add_quotients(paid, divisor + rows.raters()[first + r].place * columns, columns, out);
@@ -94,7 +94,7 @@ void score_by_head(const RaterArgs& args, const RaterRows<T>& rows, Crew& crew, 
     });
   });
   if (!rows.raters().empty()) {
-    scale(scores, args.heads * columns, 1 / static_cast<T>(rows.raters().size()));
+    scale(1 / static_cast<T>(rows.raters().size()), args.heads * columns, scores);
   }
 }
 

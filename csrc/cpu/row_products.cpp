@@ -77,8 +77,9 @@ template <int64_t kRows, int64_t kColumns>
 }
 
 // products [kTogether][count]: of `count` rows with those of a panel.
-SVDPRUNE_CLONES void multiply_rows(const float* rows, int64_t stride, int64_t count,
-                                   int64_t features, const float* panel, double* const* products) {
+SVDPRUNE_CLONES void multiply_by_panel(const float* rows, int64_t stride, int64_t count,
+                                       int64_t features, const float* panel,
+                                       double* const* products) {
   double block[kRowsTogether][kTogether];
   const auto store = [&](int64_t first, int64_t some) {
     for (int64_t r = 0; r < some; ++r) {
@@ -192,7 +193,7 @@ void RowProducts::make(int64_t token, const double* worth) {
     std::array<double*, kTogether> at;
     std::transform(products.begin(), products.end(), at.begin(),
                    [&](double* column) { return column + first; });
-    multiply_rows(row(first), stride_, count, features_, panel.data(), at.data());
+    multiply_by_panel(row(first), stride_, count, features_, panel.data(), at.data());
   });
 }
 

@@ -109,13 +109,6 @@ template <class T>
 }
 
 template <class T>
-[[gnu::always_inline]] inline void scale_by(T* values, int64_t n, T factor) {
-  for (int64_t i = 0; i < n; ++i) {
-    values[i] *= factor;
-  }
-}
-
-template <class T>
 [[gnu::always_inline]] inline void add_quotients_to(const T* __restrict values,
                                                     const T* __restrict divisors, int64_t n,
                                                     T* __restrict out) {
@@ -154,14 +147,6 @@ SVDPRUNE_CLONES SoftmaxPart<float> exponentials(float* values, int64_t n) {
 
 SVDPRUNE_CLONES SoftmaxPart<double> exponentials(double* values, int64_t n) {
   return exponentials_of(values, n);
-}
-
-SVDPRUNE_CLONES void scale(float* values, int64_t n, float factor) {
-  scale_by(values, n, factor);
-}
-
-SVDPRUNE_CLONES void scale(double* values, int64_t n, double factor) {
-  scale_by(values, n, factor);
 }
 
 SVDPRUNE_CLONES float add_scaled(const float* values, int64_t n, float factor, float* out) {

@@ -22,10 +22,6 @@ struct SoftmaxPart {
 SoftmaxPart<float> exponentials(float* values, int64_t n);
 SoftmaxPart<double> exponentials(double* values, int64_t n);
 
-// values [n] times a factor.
-void scale(float* values, int64_t n, float factor);
-void scale(double* values, int64_t n, double factor);
-
 // out [n] += factor * values [n]; returns the sum of the values.
 float add_scaled(const float* values, int64_t n, float factor, float* out);
 double add_scaled(const double* values, int64_t n, double factor, double* out);
