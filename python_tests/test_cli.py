@@ -193,6 +193,14 @@ def test_make_takes_a_photograph_with_a_space_in_its_name():
     if shutil.which("make") is None:
         pytest.skip("make is not installed")
     for photo, expected in (("/tmp/my photo's.png", ["/tmp/my photo's.png"]), ("", [])):
-        command = ["make", "-n", "-o", ".venv/installed", "demo", f"PHOTO={photo}"]
+        command = [
+            "make",
+            "--no-print-directory",
+            "-n",
+            "-o",
+            ".venv/installed",
+            "demo",
+            f"PHOTO={photo}",
+        ]
         made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         assert shlex.split(made.stdout.splitlines()[-1])[1:] == ["demo", *expected]
