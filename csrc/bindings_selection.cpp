@@ -38,8 +38,7 @@ py::tuple pick(const Matrix& x, int64_t most, double coverage) {
   const auto gram = cpu::gram<float>(crew, image_of(x), cpu::Side::kTokens, false);
   py::array_t<int64_t> order(most);
   Vector shares(gram.matrix.n);
-  const auto picked =
-      cpu::pick(gram, x.shape(1), most, coverage, order.mutable_data(), shares.mutable_data());
+  const auto picked = cpu::pick(gram, most, coverage, order.mutable_data(), shares.mutable_data());
   return py::make_tuple(order, shares, picked.rank);
 }
 

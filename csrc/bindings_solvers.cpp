@@ -122,7 +122,7 @@ py::tuple tridiagonal_eigen(const Doubles& diagonal, const Doubles& coupling) {
 py::tuple purify(const Doubles& gram, double variance, std::optional<int64_t> rank,
                  int64_t most_products) {
   namespace cpu = svdprune::cpu;
-  cpu::Gram<double> copy{cpu::Side::kTokens, square<double>(gram), 0, {}};
+  cpu::Gram<double> copy{cpu::Side::kTokens, square<double>(gram), gram.shape(0), 0, {}};
   const int64_t n = copy.matrix.n;
   for (int64_t i = 0; i < n; ++i) {
     copy.trace += copy.matrix.at(i, i);

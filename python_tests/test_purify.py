@@ -151,3 +151,11 @@ def test_a_rank_beyond_the_directions_with_energy_is_counted_in_full():
     assert rank == 9
     assert scores.sum().item() == pytest.approx(9, abs=1e-5)
     assert ((scores >= 0) & (scores <= 1)).all()
+
+
+@pytest.mark.parametrize("seed", [268, 269, 270, 271])
+def test_no_direction_of_rounding_is_counted_for_all_of_the_energy(seed):
+    x = torch.randn(31, 2, generator=torch.Generator().manual_seed(seed))
+    scores, rank = svdprune.leverage_scores(x, variance=1.0, solver="purify")
+    assert rank == 2
+    torch.testing.assert_close(scores.sum(), torch.tensor(2.0), atol=1e-5, rtol=0)

@@ -87,7 +87,7 @@ double scale_for_squares(const Image& image, const Transform& transform, double 
 template <class T>
 Gram<T> gram(Crew& crew, const Image& image, Side side, bool center) {
   const int64_t n = side == Side::kTokens ? image.tokens : image.features;
-  Gram<T> result{side, SquareMatrix<T>(n), 0, {}};
+  Gram<T> result{side, SquareMatrix<T>(n), std::min(image.tokens, image.features), 0, {}};
   if (center) {
     result.transform.mean = feature_means(image);
   }

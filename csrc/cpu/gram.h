@@ -17,6 +17,7 @@ template <class T>
 struct Gram {
   Side side;
   SquareMatrix<T> matrix;  // N x N or D x D, lower triangle
+  int64_t most_rank;       // min(N, D): any further direction is rounding
   double trace;            // 0 only for all-zero (transformed) features
   Transform transform;     // what was applied to the features
 };

@@ -164,14 +164,13 @@ class Residual {
 };
 
 template <class T, class Columns>
-Picked pick_from(Residual<T, Columns> residual, int64_t n, int64_t features, int64_t most,
+Picked pick_from(Residual<T, Columns> residual, int64_t n, int64_t most_rank, int64_t most,
                  double coverage, int64_t* order, T* shares) {
   std::fill_n(shares, n, T(0));
   Picked result{0, 0};
   double covered = 0;
   const auto wanted = [&] { return result.count < most && (coverage == 0 || covered < coverage); };
-  // After as many tokens as there are features, what is left of the others is rounding.
-  for (int64_t p; result.count < features && wanted() && (p = residual.next()) >= 0;) {
+  for (int64_t p; result.count < most_rank && wanted() && (p = residual.next()) >= 0;) {
     const double share = residual.take(p);
     covered += share;
     shares[p] = static_cast<T>(share);
@@ -203,26 +202,25 @@ Picked pick_from_image(Crew& crew, const Image& image, bool center, int64_t most
       transform.mean = feature_means(image);
     }
     RowProducts products(crew, image, std::move(transform));
-    return pick_from<T>(Residual<T, RowProducts>(products, most), image.tokens, image.features,
-                        most, coverage, order, shares);
+    const int64_t most_rank = std::min(image.tokens, image.features);
+    return pick_from<T>(Residual<T, RowProducts>(products, most), image.tokens, most_rank, most,
+                        coverage, order, shares);
   }
   if (image.tokens == 0 || image.features == 0) {
-    Gram<T> zeros{Side::kTokens, SquareMatrix<T>(image.tokens), 0, {}};
+    Gram<T> zeros{Side::kTokens, SquareMatrix<T>(image.tokens), 0, 0, {}};
     std::fill_n(zeros.matrix.values.get(), zeros.matrix.n * zeros.matrix.ld, T(0));
-    return pick(zeros, image.features, most, coverage, order, shares);
+    return pick(zeros, most, coverage, order, shares);
   }
-  return pick(gram<T>(crew, image, Side::kTokens, center), image.features, most, coverage, order,
-              shares);
+  return pick(gram<T>(crew, image, Side::kTokens, center), most, coverage, order, shares);
 }
 
 }  // namespace
 
 template <class T>
-Picked pick(const Gram<T>& gram, int64_t features, int64_t most, double coverage, int64_t* order,
-            T* shares) {
+Picked pick(const Gram<T>& gram, int64_t most, double coverage, int64_t* order, T* shares) {
   FormedColumns<T> columns(gram);
-  return pick_from<T>(Residual<T, FormedColumns<T>>(columns, most), gram.matrix.n, features, most,
-                      coverage, order, shares);
+  return pick_from<T>(Residual<T, FormedColumns<T>>(columns, most), gram.matrix.n, gram.most_rank,
+                      most, coverage, order, shares);
 }
 
 Picked select_pivoted(Crew& crew, const Image& image, bool center, int64_t most, double coverage,
@@ -236,7 +234,7 @@ Picked select_pivoted(Crew& crew, const Image& image, bool center, int64_t most,
   return picked;
 }
 
-template Picked pick(const Gram<float>&, int64_t, int64_t, double, int64_t*, float*);
-template Picked pick(const Gram<double>&, int64_t, int64_t, double, int64_t*, double*);
+template Picked pick(const Gram<float>&, int64_t, double, int64_t*, float*);
+template Picked pick(const Gram<double>&, int64_t, double, int64_t*, double*);
 
 }  // namespace svdprune::cpu

@@ -81,15 +81,16 @@ void pivoted_cholesky(const Matrix& p, int64_t n, int64_t rank, double* basis) {
   }
 }
 
-// The smallest rank whose energy reaches the threshold, and what it was read from: P_r, or a cut through a
-// multiple eigenvalue. Both sides are checked: P_r reaches it, and P_r-1 does not.
-std::pair<int64_t, Purified> by_energy(Purification& purification, int64_t n, double threshold) {
-  int64_t rank = purification.rank_near(threshold);
+// The smallest rank, up to most_rank, whose energy reaches the threshold, and what it was read from: P_r, or a cut
+// through a multiple eigenvalue. Both sides are checked: P_r reaches it, and P_r-1 does not.
+std::pair<int64_t, Purified> by_energy(Purification& purification, int64_t most_rank,
+                                       double threshold) {
+  int64_t rank = std::min(purification.rank_near(threshold), most_rank);
   while (rank > 1 && purification.to_rank(rank - 1).energy_of(rank - 1) >= threshold) {
     --rank;
   }
   Purified result = purification.to_rank(rank);
-  while (rank < n && result.energy_of(rank) < threshold) {
+  while (rank < most_rank && result.energy_of(rank) < threshold) {
     result = purification.to_rank(++rank);
   }
   return {rank, std::move(result)};
@@ -114,9 +115,9 @@ Spectrum<double> solve_purify(Gram<double> gram, const Options& options, int64_t
   const int64_t n = gram.matrix.n;
   Purification purification(gram.matrix, most_products);
   gram.matrix.values.reset();
-  auto [rank, result] = options.rank
-                            ? std::pair(*options.rank, purification.to_rank(*options.rank))
-                            : by_energy(purification, n, kReached * options.variance * gram.trace);
+  auto [rank, result] = options.rank ? std::pair(*options.rank, purification.to_rank(*options.rank))
+                                     : by_energy(purification, gram.most_rank,
+                                                 kReached * options.variance * gram.trace);
   AlignedArray<double> storage = aligned_array<double>(n * rank);
   double* basis = storage.get();
   span(purification, std::move(result), rank, n, basis);

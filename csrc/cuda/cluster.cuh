@@ -186,8 +186,8 @@ inline cudaLaunchConfig_t cluster_config(dim3 grid, dim3 block, ClusterShape sha
 }
 
 // For how many blocks or clusters of that shape the current device has room at the same time. room(number): asks the
-// driver. 0 where what the device runs of the kernel was compiled for none (kClusters), as it may be left with code that
-// it made from the PTX of an older architecture; none where the driver could not tell.
+// driver. 0 where it refuses the shape, or what the device runs of the kernel was compiled for none (kClusters), as it may be
+// left with code that it made from the PTX of an older architecture; none where the driver could not tell.
 template <class Kernel, class Room>
 std::optional<int> most_at_once(Kernel kernel, ClusterShape shape, Room&& room) {
   cudaFuncAttributes attributes{};
@@ -197,11 +197,13 @@ std::optional<int> most_at_once(Kernel kernel, ClusterShape shape, Room&& room) 
     error = allow_shape(kernel, shape);
     error = error == cudaSuccess ? room(number) : error;
   }
-  if (error != cudaSuccess) {
-    cudaGetLastError();  // no error of a later launch
-    return std::nullopt;
+  if (error == cudaSuccess) {
+    return number;
   }
-  return number;
+  cudaGetLastError();  // no error of a later launch
+  const bool is_answer = error == cudaErrorInvalidClusterSize || error == cudaErrorInvalidValue ||
+                         error == cudaErrorInvalidConfiguration || error == cudaErrorNotSupported;
+  return is_answer ? std::optional(0) : std::nullopt;
 }
 
 template <class... Parameters>

@@ -31,6 +31,7 @@ std::vector<T> on_host(const Call& call, const Tensor& numbers) {
   return values;
 }
 
+// Raises what the kernels could only mark.
 void debug_check(const Call& call, const Tensor& ranks, int64_t images, bool batched) {
   if (!debugging()) {
     return;
