@@ -117,18 +117,10 @@ def leverage_scores(
     Raises:
         ValueError: An argument is out of its range, or x holds NaN or Inf (CPU).
     """
+    options = dict(variance=variance, rank=rank, center=center, solver=solver)
     if not isinstance(x, TENSORS):
-        return call_with_arrays(
-            leverage_scores,
-            {"x": x},
-            variance=variance,
-            rank=rank,
-            center=center,
-            solver=solver,
-        )
-    scores, found = torch.ops.svdprune.leverage_scores(
-        x, variance=variance, rank=rank, center=center, solver=solver
-    )
+        return call_with_arrays(leverage_scores, {"x": x}, **options)
+    scores, found = torch.ops.svdprune.leverage_scores(x, **options)
     return LeverageScores(scores, found)
 
 
@@ -215,26 +207,10 @@ def prune(
     Raises:
         ValueError: An argument is out of its range, or x holds NaN or Inf (CPU).
     """
+    options = dict(variance=variance, rank=rank, center=center, solver=solver, select=select)
     if not isinstance(x, TENSORS):
-        return call_with_arrays(
-            prune,
-            {"x": x},
-            keep=keep,
-            variance=variance,
-            rank=rank,
-            center=center,
-            solver=solver,
-            select=select,
-        )
-    tokens, indices, scores, found = torch.ops.svdprune.prune(
-        x,
-        keep,
-        variance=variance,
-        rank=rank,
-        center=center,
-        solver=solver,
-        select=select,
-    )
+        return call_with_arrays(prune, {"x": x}, keep=keep, **options)
+    tokens, indices, scores, found = torch.ops.svdprune.prune(x, keep, **options)
     return Pruned(tokens, indices, scores, found)
 
 
@@ -272,27 +248,13 @@ def prune_adaptive(
     Raises:
         ValueError: An argument is out of its range, or x holds NaN or Inf (CPU).
     """
+    options = dict(variance=variance, rank=rank, center=center, solver=solver, select=select)
     if not isinstance(x, TENSORS):
         return call_with_arrays(
-            prune_adaptive,
-            {"x": x},
-            max_keep=max_keep,
-            coverage=coverage,
-            variance=variance,
-            rank=rank,
-            center=center,
-            solver=solver,
-            select=select,
+            prune_adaptive, {"x": x}, max_keep=max_keep, coverage=coverage, **options
         )
     tokens, indices, count, scores, found = torch.ops.svdprune.prune_adaptive(
-        x,
-        max_keep,
-        coverage=coverage,
-        variance=variance,
-        rank=rank,
-        center=center,
-        solver=solver,
-        select=select,
+        x, max_keep, coverage=coverage, **options
     )
     return PrunedAdaptive(tokens, indices, count, scores, found)
 
@@ -330,6 +292,7 @@ def prune_varlen(
     Raises:
         ValueError: An argument is out of its range, or x holds NaN or Inf (CPU).
     """
+    options = dict(variance=variance, rank=rank, center=center, solver=solver, select=select)
     if not (
         isinstance(x, TENSORS) and isinstance(cu_seqlens, TENSORS) and isinstance(cu_keep, TENSORS)
     ):
@@ -338,11 +301,7 @@ def prune_varlen(
             {"x": x, "cu_seqlens": cu_seqlens, "cu_keep": cu_keep},
             total_keep=total_keep,
             max_seqlen=max_seqlen,
-            variance=variance,
-            rank=rank,
-            center=center,
-            solver=solver,
-            select=select,
+            **options,
         )
     for name, offsets in (("cu_seqlens", cu_seqlens), ("cu_keep", cu_keep)):
         if offsets.dim() != 1 or len(offsets) < 1:
@@ -355,15 +314,6 @@ def prune_varlen(
         lengths = cu_seqlens.long().diff()
         max_seqlen = int(lengths.max()) if len(lengths) else 0
     tokens, indices, scores, found = torch.ops.svdprune.prune_varlen(
-        x,
-        cu_seqlens,
-        cu_keep,
-        total_keep=total_keep,
-        max_seqlen=max_seqlen,
-        variance=variance,
-        rank=rank,
-        center=center,
-        solver=solver,
-        select=select,
+        x, cu_seqlens, cu_keep, total_keep=total_keep, max_seqlen=max_seqlen, **options
     )
     return Pruned(tokens, indices, scores, found)

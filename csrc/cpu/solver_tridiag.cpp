@@ -30,7 +30,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 
 namespace svdprune::cpu {
 
@@ -153,15 +152,16 @@ void eigenvectors(Crew& crew, const Tridiagonal<T>& reduced, const BackTransform
   back.apply(crew, count, basis);
 }
 
-// Cut::crowd. Of a matrix [n, n] whose other eigenvalues, if these are not all, add up to `rest`: as many as that may
-// come to lie right below the cut.
-double crowd_at(const std::vector<double>& eigenvalues, int64_t rank, int64_t n, double rest) {
+// Cut::crowd. Of a matrix [n, n] with that trace. If these are not all of its eigenvalues, as many as what is left of the
+// trace allows may lie right below the cut.
+double crowd_at(const std::vector<double>& eigenvalues, int64_t rank, int64_t n, double trace) {
   const int64_t m = eigenvalues.size();
   const double first_below = eigenvalues[rank];
   const double middle = (eigenvalues[rank - 1] + first_below) / 2;
   const double nearest = std::max(middle - first_below, 1e-12 * eigenvalues[0]);
-  double square = 0, above = 0, below = 0;
+  double rest = trace, square = 0, above = 0, below = 0;
   for (int64_t j = 0; j < m; ++j) {
+    rest -= eigenvalues[j];
     square += eigenvalues[j] * eigenvalues[j];
     (j < rank ? above : below) += 1 / std::max(std::fabs(eigenvalues[j] - middle), nearest);
   }
@@ -185,7 +185,7 @@ Cut<T> narrow_cut(Crew& crew, const Tridiagonal<T>& reduced, const std::vector<d
   }
   cut.eigenvalues[0] = ritz[rank - 1];
   cut.eigenvalues[1] = ritz[rank];
-  cut.crowd = crowd_at(ritz, rank, n, trace - std::accumulate(ritz.begin(), ritz.end(), 0.0));
+  cut.crowd = crowd_at(ritz, rank, n, trace);
   cut.pair.resize(2 * n);
   eigenvectors(crew, reduced, back, ritz, rank - 1, 2, n, cut.pair.data());
   return cut;

@@ -90,13 +90,20 @@ void with_type(Dtype dtype, F&& f) {
 
 #ifndef SVDPRUNE_EMULATED  // python_tests/emulation runs the kernels on a CPU with a launch of its
                            // own
-template <class... Parameters, class... Arguments>
-void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
-            cudaStream_t stream, const Arguments&... arguments) {
+inline cudaLaunchConfig_t launch_config(dim3 grid, dim3 block, size_t shared_bytes,
+                                        cudaStream_t stream) {
   cudaLaunchConfig_t config{};
   config.gridDim = grid;
   config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
+  return config;
+}
+
+template <class... Parameters, class... Arguments>
+void launch(const char* name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+            cudaStream_t stream, const Arguments&... arguments) {
+  const cudaLaunchConfig_t config = launch_config(grid, block, 0, stream);
   const cudaError_t error =
       cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...);
   if (error != cudaSuccess) {

@@ -45,11 +45,8 @@ void launch_together(const char* name, void (*kernel)(Parameters...), int blocks
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeCooperative;
   attribute.val.cooperative = 1;
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = shared_bytes;
-  config.stream = stream;
+  cudaLaunchConfig_t config = launch_config(static_cast<unsigned>(blocks),
+                                            static_cast<unsigned>(threads), shared_bytes, stream);
   config.attrs = &attribute;
   config.numAttrs = 1;
   const auto how = [&] { return "with " + std::to_string(blocks) + " blocks together"; };

@@ -24,6 +24,16 @@ def one_of(*names: str) -> Range:
     return Range(f"one of {', '.join(names)}", lambda value: value in names)
 
 
+def optional(value: Range) -> Range:
+    """None, or such a value."""
+    return Range(f"None or {value.expected}", lambda given: given is None or value.holds(given))
+
+
+def at_least(least: int) -> Range:
+    """Such an int."""
+    return Range(f"an int >= {least}", lambda value: is_int(value, least))
+
+
 def is_int(value: Any, least: int | None = None) -> bool:
     """Whether it is an int, and no bool, of at least so much."""
     right = isinstance(value, int) and not isinstance(value, bool)
@@ -42,15 +52,9 @@ def _is_grid(value: Any) -> bool:
 
 Share = Annotated[float, Range("in (0, 1]", is_share)]
 Flag = Annotated[bool, Range("a bool", lambda value: isinstance(value, bool))]
-Count = Annotated[int, Range("an int >= 1", lambda value: is_int(value, least=1))]
-Rank = Annotated[
-    int | None,
-    Range("None or an int >= 1", lambda value: value is None or is_int(value, least=1)),
-]
-Number = Annotated[
-    int | None,
-    Range("None or an int >= 0", lambda value: value is None or is_int(value, least=0)),
-]
+Count = Annotated[int, at_least(1)]
+Rank = Annotated[int | None, optional(at_least(1))]
+Number = Annotated[int | None, optional(at_least(0))]
 Seed = Annotated[
     int | torch.Generator,
     Range(
@@ -58,7 +62,4 @@ Seed = Annotated[
         lambda value: isinstance(value, torch.Generator) or is_int(value),
     ),
 ]
-Grid = Annotated[
-    tuple[int, int] | None,
-    Range("None or (height, width)", lambda value: value is None or _is_grid(value)),
-]
+Grid = Annotated[tuple[int, int] | None, optional(Range("(height, width)", _is_grid))]
