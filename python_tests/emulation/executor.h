@@ -15,6 +15,7 @@
 
 #include "races.h"
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -144,8 +145,27 @@ struct Copy {
   size_t bytes;
 };
 
-struct Fibre {
+// Where a thread or the scheduler goes on. A thread starts by its context, once; from then on the two jump, which takes
+// no call of the operating system.
+struct Place {
   ucontext_t context;
+  bool started;
+  jmp_buf registers;
+};
+
+[[gnu::noinline]] inline void jump(Place& from, Place& to) {
+  if (_setjmp(from.registers) != 0) {
+    return;
+  }
+  if (to.started) {
+    _longjmp(to.registers, 1);
+  }
+  to.started = true;
+  setcontext(&to.context);
+}
+
+struct Fibre {
+  Place place;
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
   uint3 index;
   Block* block;
@@ -158,7 +178,7 @@ struct Fibre {
   bool done;
 };
 
-inline ucontext_t scheduler;
+inline Place scheduler{.started = true};
 inline std::vector<Fibre> fibres;
 inline Fibre* current;
 inline std::vector<Block> blocks;  // of the cluster
@@ -176,7 +196,7 @@ inline std::function<void()> body;
 // Lets the other threads run; for a loop that waits for what another one writes.
 inline void give_way() {
   races::settle();
-  swapcontext(&current->context, &scheduler);
+  jump(current->place, scheduler);
 }
 
 inline void wait(const Barrier& barrier, size_t generation) {
@@ -233,11 +253,13 @@ inline void start_block(Block& block, uint3 index, Fibre* first, size_t threads)
     fibre.at = nullptr;
     fibre.copies.assign(1, {});
     fibre.done = false;
-    getcontext(&fibre.context);
-    fibre.context.uc_stack.ss_sp = fibre.stack.get();
-    fibre.context.uc_stack.ss_size = kStackBytes;
-    fibre.context.uc_link = nullptr;
-    makecontext(&fibre.context, run_fibre, 0);
+    fibre.place.started = false;
+    ucontext_t& context = fibre.place.context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = fibre.stack.get();
+    context.uc_stack.ss_size = kStackBytes;
+    context.uc_link = nullptr;
+    makecontext(&context, run_fibre, 0);
   }
 }
 
@@ -265,7 +287,7 @@ inline bool run_block(Fibre* first, size_t threads) {
       current = &fibre;
       threadIdx = fibre.index;
       blockIdx = fibre.block->index;
-      swapcontext(&scheduler, &fibre.context);
+      jump(scheduler, fibre.place);
       ran = true;
       advanced |= fibre.done || fibre.at;
     }
