@@ -28,6 +28,8 @@ EXPORTED = (
     *("feature_means", "largest_magnitude", "pack", "leverage", "select", "gather"),
     *("rater_scores", "rater_scores_by_head"),
 )
+# For speed, blocks of fewer threads than on a device; and what is watched for races.
+FEW_THREADS = ("-DSVDPRUNE_EMULATED_FEW_THREADS",)
 WATCHED = ("-DSVDPRUNE_RACES",)
 # Calls before each access, with their lines; not those of the compiler's own library.
 CALLED = ("-fsanitize=thread", "--param=tsan-instrument-func-entry-exit=0", "-g1")
@@ -88,12 +90,12 @@ def build_kernels(folder: Path, watched: bool = False) -> None:
         compile_objects(folder, [*sources, HERE / "emulation/races_sample.cu"], [*WATCHED, *CALLED])
         compile_objects(folder, [*runtime, HERE / "emulation/races.cpp"], WATCHED)
     else:
-        compile_objects(folder, [*sources, *runtime])
+        compile_objects(folder, [*sources, *runtime], FEW_THREADS)
 
 
 def build(folder: Path, kernels: list[Path]) -> None:
     """The library of the kernels, emulated.so."""
-    objects = compile_objects(folder, [HERE / "emulation/kernels.cpp"])
+    objects = compile_objects(folder, [HERE / "emulation/kernels.cpp"], FEW_THREADS)
     link(folder / "emulated.so", [*kernels, *objects])
 
 

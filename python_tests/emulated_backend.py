@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from emulated import HERE, compile_objects, cuda_headers, link
+from emulated import FEW_THREADS, HERE, compile_objects, cuda_headers, link
 
 SOURCES = HERE.parent / "csrc"
 NAMESPACE = "svdprune_emulated"
@@ -54,7 +54,10 @@ def why_not() -> str:
 
 
 def build(
-    folder: Path, kernels: list[Path], namespace: str = NAMESPACE, options: Sequence[str] = ()
+    folder: Path,
+    kernels: list[Path],
+    namespace: str = NAMESPACE,
+    options: Sequence[str] = FEW_THREADS,
 ) -> None:
     """Compiles the host files and the stand-ins, and links all with the kernels: emulated_backend.so.
 

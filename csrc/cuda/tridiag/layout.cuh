@@ -24,8 +24,8 @@ struct Plan {
 };
 
 // Whether a block has as many threads, so that loops over them have no end to look for. Under emulation, where few threads take
-// an eighth of the time, it has what it was launched with.
-#ifdef SVDPRUNE_EMULATED
+// an eighth of the time, it may have what it was launched with.
+#ifdef SVDPRUNE_EMULATED_FEW_THREADS
 constexpr bool kThreadsKnown = false;
 #else
 constexpr bool kThreadsKnown = true;
