@@ -1,4 +1,4 @@
-"""Races in the kernels' shared memory, as compute-sanitizer's racecheck looks for them, in the emulation."""
+"""Races in the kernels' shared memory, as compute-sanitizer's racecheck looks for them, and in global memory."""
 
 from __future__ import annotations
 
@@ -36,6 +36,11 @@ SAMPLES = {
     "a barrier of the cluster": False,
     "no barrier of the cluster": True,
     "bytes side by side": False,
+    "global memory and a barrier": False,
+    "global memory and no barrier": True,
+    "a copy out of global memory that is overwritten": True,
+    "places of two clusters": False,
+    "a place of two clusters": True,
 }
 
 
@@ -75,7 +80,7 @@ def readable(library: Path, kind: str, *places: str) -> str:
 @pytest.mark.parametrize("sample", SAMPLES)
 def test_races_are_found_and_nothing_else(watched, sample):
     emulated_backend.load(watched)
-    out = (ctypes.c_int * 64)()
+    out = (ctypes.c_int * 128)()
     ctypes.CDLL(str(watched)).emulated_races_sample(list(SAMPLES).index(sample), out)
     found = races(watched)
     assert bool(found) == SAMPLES[sample], found

@@ -331,6 +331,7 @@ void run_grid(void (*kernel)(Parameters...), dim3 grid, dim3 block, unsigned clu
   if (cluster == 0 || grid.x % cluster != 0 || (cluster > 1 && !clusters)) {
     fail("a launch in clusters that a device would refuse");
   }
+  races::start_launch();
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
       for (unsigned x = 0; x < grid.x; x += cluster) {

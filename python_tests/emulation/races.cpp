@@ -6,6 +6,7 @@
 #include <sstream>
 #include <string>
 #include <tuple>
+#include <unordered_map>
 
 extern "C" char __bss_start[] __attribute__((visibility("hidden")));
 extern "C" char _end[] __attribute__((visibility("hidden")));
@@ -30,7 +31,8 @@ struct Pending {
 
 std::vector<Clock> clocks;  // of the threads
 Shadow of_statics;          // `__shared__` variables, and whatever else lies there
-Pending pending;            // of the current thread
+std::unordered_map<const void*, Cell> of_global;  // memory, in this launch
+Pending pending;                                  // of the current thread
 std::set<std::tuple<const char*, const void*, const void*>> found;
 
 uint32_t thread() {
@@ -44,7 +46,7 @@ void merge(Clocks& into, const Clocks& from) {
 }
 
 // The cell of an address in shared memory, else null.
-Cell* cell_of(const void* place) {
+Cell* shared_cell_of(const void* place) {
   const auto* const address = static_cast<const unsigned char*>(place);
   const auto in_block = [address](Block& block) -> Cell* {
     const auto offset = static_cast<size_t>(address - block.shared());
@@ -72,8 +74,15 @@ Cell* cell_of(const void* place) {
   return nullptr;
 }
 
-void check(const char* kind, const Access& before, const void* code) {
-  if (before.thread != thread() && (*clocks[thread()].seen)[before.thread] < before.clock) {
+bool is_own(const void* place) {
+  const char* const stack = current->stack.get();
+  return place >= stack && place < stack + kStackBytes;
+}
+
+// Nothing orders what threads of two clusters do.
+void check(const Cell& cell, const char* kind, const Access& before, const void* code) {
+  if (cell.run != run ||
+      (before.thread != thread() && (*clocks[thread()].seen)[before.thread] < before.clock)) {
     found.emplace(kind, before.code, code);
   }
 }
@@ -82,25 +91,25 @@ void check(const char* kind, const Access& before, const void* code) {
 enum class How { kReads, kWrites, kChangesNothing };
 
 void visit(Cell& cell, How how, const void* code) {
-  if (cell.run != run) {
-    cell.run = run;
-    cell.written = false;
-    cell.reads.clear();
-  }
   const bool writes = how != How::kReads;
   if (how == How::kChangesNothing && cell.written) {
     return;
   }
-  const Access now{thread(), clocks[thread()].own, code};
   if (cell.written) {
-    check(writes ? "write, write" : "write, read", cell.write, code);
+    check(cell, writes ? "write, write" : "write, read", cell.write, code);
   }
   if (writes) {
     for (const Access& read : cell.reads) {
-      check("read, write", read, code);
+      check(cell, "read, write", read, code);
     }
+  }
+  if (writes || cell.run != run) {
     cell.reads.clear();
-    cell.written = true;
+    cell.written = writes;
+  }
+  cell.run = run;
+  const Access now{thread(), clocks[thread()].own, code};
+  if (writes) {
     cell.write = now;
     return;
   }
@@ -113,15 +122,22 @@ void visit(Cell& cell, How how, const void* code) {
   cell.reads.push_back(now);
 }
 
+// In shared memory, which a cluster has alone, or in global memory, but for a thread's own stack.
+void visit(const unsigned char* place, How how, const void* code) {
+  if (Cell* const cell = shared_cell_of(place)) {
+    if (cell->run != run) {
+      *cell = {};
+    }
+    visit(*cell, how, code);
+  } else if (!is_own(place)) {
+    visit(of_global[place], how, code);
+  }
+}
+
 void visit_all(const void* place, size_t bytes, How how, const void* code) {
   const size_t step = bytes < 4 ? 1 : 4;
-  const auto* const first = static_cast<const unsigned char*>(place);
   for (size_t at = 0; at < bytes; at += step) {
-    if (Cell* const cell = cell_of(first + at)) {
-      visit(*cell, how, code);
-    } else {
-      return;
-    }
+    visit(static_cast<const unsigned char*>(place) + at, how, code);
   }
 }
 
@@ -151,7 +167,7 @@ void before_write(const void* place, size_t bytes, const void* code) {
   end_pending();
   if (bytes > sizeof pending.before) {
     visit_all(place, bytes, How::kWrites, code);
-  } else if (cell_of(place)) {
+  } else if (!is_own(place)) {
     pending.place = place;
     pending.bytes = bytes;
     pending.code = code;
@@ -194,6 +210,10 @@ void settle() {
   end_pending();
 }
 
+void start_launch() {
+  of_global.clear();
+}
+
 void start_cluster() {
   ++run;
   clocks.assign(fibres.size(), {std::make_shared<Clocks>(fibres.size(), 0), 1});
@@ -203,6 +223,12 @@ void write(const void* place, size_t bytes) {
   const Pause pause;
   end_pending();
   visit_all(place, bytes, How::kWrites, __builtin_return_address(0));
+}
+
+void read(const void* place, size_t bytes) {
+  const Pause pause;
+  end_pending();
+  visit_all(place, bytes, How::kReads, __builtin_return_address(0));
 }
 
 }  // namespace emulation::races

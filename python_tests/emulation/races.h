@@ -1,10 +1,10 @@
-// Races in shared memory, of kernels that are compiled with -DSVDPRUNE_RACES -fsanitize=thread: what the compiler calls
+// Races in shared and global memory, of kernels that are compiled with -DSVDPRUNE_RACES -fsanitize=thread: what the compiler calls
 // before each access comes here (races.cpp) and not to its own library, which knows no barriers of blocks.
 //
 // Each thread of a cluster has a vector clock. It is passed on at barriers, of a warp (__syncwarp alone, as a shuffle orders
-// no memory), a block or a cluster, and by what is sent to another block. Two accesses to a number, one of them a write,
-// are a race if neither thread's clock has seen the other's. Accesses of less than four bytes are not compared with wider
-// ones; atomics, writes of what was written already, and global memory are not looked at.
+// no memory), a block, a cluster or the grid, and by what is sent to another block. Two accesses to a number, one of them a
+// write, are a race if neither thread's clock has seen the other's, or if they are of two clusters of one launch. Accesses of
+// less than four bytes are not compared with wider ones; atomics and writes of what was there already are not looked at.
 #pragma once
 
 #include <cstddef>
@@ -29,8 +29,10 @@ struct Shadow {};
 
 inline void start_kernel(bool) {}
 inline void settle() {}
+inline void start_launch() {}
 inline void start_cluster() {}
 inline void write(const void*, size_t) {}
+inline void read(const void*, size_t) {}
 
 }  // namespace emulation::races
 
@@ -81,7 +83,7 @@ struct Access {
   const void* code;
 };
 
-// Of a number in shared memory: the last write, and the reads since.
+// Of a number: the last write, and the reads since, in a run.
 struct Cell {
   uint32_t run = 0;
   bool written = false;
@@ -98,8 +100,10 @@ inline void start_kernel(bool starts) {
   watching = starts;
 }
 void settle();  // before another thread runs
+void start_launch();
 void start_cluster();
 void write(const void* place, size_t bytes);
+void read(const void* place, size_t bytes);
 
 }  // namespace emulation::races
 

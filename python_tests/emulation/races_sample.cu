@@ -20,6 +20,11 @@ enum Sample {
   kClusterBarrier,
   kNoClusterBarrier,
   kBytesSideBySide,
+  kGlobalBarrier,
+  kGlobalNoBarrier,
+  kGlobalCopy,
+  kPlacesOfClusters,
+  kPlaceOfTwoClusters,
 };
 
 __global__ void sample_kernel(int sample, int* out) {
@@ -83,8 +88,30 @@ __global__ void sample_kernel(int sample, int* out) {
       bytes[thread] = 1;
       value = bytes[thread];
       break;
+    case kGlobalBarrier:
+    case kGlobalNoBarrier:
+      out[thread] = thread + 1;
+      if (sample == kGlobalBarrier) {
+        __syncthreads();
+      }
+      value = out[other];
+      __syncthreads();
+      break;
+    case kGlobalCopy:
+      if (thread < 16) {
+        copy_async(copied + 4 * thread, out + 4 * thread, 16);
+      }
+      commit_copies();
+      out[other] = thread + 1;
+      wait_for_copies<0>();
+      __syncthreads();
+      break;
+    case kPlacesOfClusters:
+    case kPlaceOfTwoClusters:
+      value = 1 + static_cast<int>(blockIdx.x);
+      break;
   }
-  out[thread] = value;
+  out[(sample == kPlaceOfTwoClusters ? 0 : 64 * blockIdx.x) + thread] = value;
 }
 
 }  // namespace
@@ -93,7 +120,8 @@ __global__ void sample_kernel(int sample, int* out) {
 
 extern "C" void emulated_races_sample(int sample, int* out) {
   using namespace svdprune::cuda;
-  const bool blocks = sample == kClusterBarrier || sample == kNoClusterBarrier;
-  launch_clusters("sample_kernel", sample_kernel, dim3(blocks ? 2 : 1), dim3(64),
-                  {blocks ? 2u : 1u, 64 * sizeof(int)}, emulation::stream, sample, out);
+  const bool in_cluster = sample == kClusterBarrier || sample == kNoClusterBarrier;
+  const bool in_two = sample == kPlacesOfClusters || sample == kPlaceOfTwoClusters;
+  launch_clusters("sample_kernel", sample_kernel, dim3(in_cluster || in_two ? 2 : 1), dim3(64),
+                  {in_cluster ? 2u : 1u, 64 * sizeof(int)}, emulation::stream, sample, out);
 }

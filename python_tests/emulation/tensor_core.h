@@ -14,7 +14,9 @@ inline void copy_async(void* to, const void* from, int bytes) {
   if (reinterpret_cast<uintptr_t>(to) % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0) {
     emulation::fail("copy_async: not aligned to 16 bytes");
   }
-  emulation::races::write(to, 16);  // from now on, and until it is waited for
+  emulation::races::read(from,
+                         static_cast<size_t>(bytes));  // from now on, and until it is waited for
+  emulation::races::write(to, 16);
   const emulation::races::Pause pause;
   emulation::current->copies.back().push_back({to, from, static_cast<size_t>(bytes)});
 }
@@ -30,6 +32,7 @@ void wait_for_copies() {
   auto& groups = emulation::current->copies;  // the last one is not committed
   while (groups.size() > newest + 1) {
     for (const emulation::Copy& copy : groups.front()) {
+      emulation::races::read(copy.from, copy.bytes);
       emulation::races::write(copy.to, 16);
       std::memset(copy.to, 0, 16);
       std::memcpy(copy.to, copy.from, copy.bytes);
