@@ -1,4 +1,4 @@
-"""Races in the kernels' shared memory, as compute-sanitizer's racecheck looks for them, and in global memory."""
+"""Races in the kernels' memory, shared, as compute-sanitizer's racecheck looks for them, and global."""
 
 from __future__ import annotations
 

@@ -5,6 +5,10 @@
 // no memory), a block, a cluster or the grid, and by what is sent to another block. Two accesses to a number, one of them a
 // write, are a race if neither thread's clock has seen the other's, or if they are of two clusters of one launch. Accesses of
 // less than four bytes are not compared with wider ones; atomics and writes of what was there already are not looked at.
+//
+// What is sent passes on all that its sender had seen, where a device orders no more than what was sent. It has to, as the
+// sender has read what its next message overwrites. With nothing passed on, and messages not looked at, there is no race
+// either: nothing else relies on them.
 #pragma once
 
 #include <cstddef>
