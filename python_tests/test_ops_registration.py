@@ -5,6 +5,7 @@ import io
 import pytest
 import torch
 from samples import gaussian, sample, samples
+from torch.autograd import forward_ad
 from torch.library import opcheck
 
 import svdprune_ext as svdprune
@@ -176,6 +177,39 @@ def test_double_backward():
     expected = torch.zeros_like(x)
     expected[out.indices] = 2
     assert torch.equal(second, expected)
+
+
+def squared_tokens(x):
+    return svdprune.prune(x, 4).tokens.square().sum()
+
+
+def test_transforms_of_torch_func():
+    x = gaussian(3, 12, 16)
+    of_images = torch.vmap(torch.func.grad(squared_tokens))(x)
+    for image, grad in zip(x, of_images, strict=True):
+        kept = torch.zeros(12, 1)
+        kept[svdprune.prune(image, 4).indices] = 1
+        assert torch.equal(grad, 2 * kept * image)
+        assert torch.equal(torch.func.jacrev(squared_tokens)(image), grad)
+        assert torch.equal(
+            torch.func.hessian(squared_tokens)(image).flatten(2).sum(2), (2 * kept).expand(12, 16)
+        )
+        tangent = torch.ones_like(image)
+        _, of_tangent = torch.func.jvp(squared_tokens, (image,), (tangent,))
+        torch.testing.assert_close(of_tangent, grad.sum())
+
+
+def test_forward_derivatives():
+    x, tangent = gaussian(12, 16), gaussian(12, 16, seed=1)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(x, tangent)
+        out = svdprune.prune_adaptive(dual, 6, coverage=0.3)
+        of_tokens = forward_ad.unpack_dual(out.tokens).tangent
+        assert forward_ad.unpack_dual(out.scores).tangent is None
+    count = int(out.count)
+    assert 0 < count < 6
+    assert torch.equal(of_tokens[:count], tangent[out.indices[:count]])
+    assert not of_tokens[count:].any()
 
 
 def test_gradient_through_a_view_and_a_batch():

@@ -6,10 +6,12 @@ Autocast needs no rule: the kernels read the features without ATen, so there is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils import _pytree
 
 Result = TypeVar("Result", bound=tuple[Any, ...])
@@ -161,61 +163,53 @@ def _(
     )
 
 
-def _setup_gather(
-    ctx: Any,
-    inputs: tuple[Any, ...],
-    keyword_only_inputs: dict[str, Any],
-    output: tuple[Tensor, ...],
-) -> None:
-    # The selection is piecewise constant, so only the gather has a derivative.
-    ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(output[1])
-    ctx.shape = inputs[0].shape
+def register_autograd(op: str, finish: Callable[..., Any]) -> None:
+    """Registers an operator's autograd, but where the package is imported again: it is there then.
+
+    Args:
+        op: Its name, without the namespace.
+        finish: From the operator's first argument and its results, which have no gradient, to what is
+            returned.
+    """
+    if _has_kernel(op, "Autograd"):
+        return
+    overload = getattr(torch.ops.svdprune, op).default
+
+    def kernel(keyset: Any, first: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            results = overload.redispatch(
+                keyset & torch._C._after_autograd_keyset, first, *args, **kwargs
+            )
+        return finish(first, results)
+
+    _LIBRARY.impl(op, kernel, "Autograd", with_keyset=True)
 
 
-def _backward_gather(ctx: Any, grad_tokens: Tensor, *_: Any) -> Tensor:
-    (indices,) = ctx.saved_tensors
+def without_gradient(_: Tensor, results: Any) -> Any:
+    """For an operator whose results choose tokens."""
+    return results
+
+
+def _with_gradient_of_the_rows(x: Tensor, results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    # The selection is piecewise constant, so only the gather has a derivative. It is done again by torch,
+    # whose derivatives are of any order, forward and reverse, and work under torch.func.
+    if not ((x.requires_grad and torch.is_grad_enabled()) or forward_ad._current_level >= 0):
+        return results
+    _, indices, *others = results
     # A padded place (index -1) is a constant zero row: its gradient, be it NaN, goes nowhere.
-    grad_tokens = grad_tokens.masked_fill((indices < 0).unsqueeze(-1), 0)
-    indices = indices.clamp_min(0).unsqueeze(-1).expand_as(grad_tokens)
-    return grad_tokens.new_zeros(ctx.shape).scatter_add(-2, indices, grad_tokens)
-
-
-def _backward_for(inputs: int) -> Any:
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        return (_backward_gather(ctx, *grads), *([None] * (inputs - 1)))
-
-    return backward
-
-
-def setup_scores(
-    ctx: Any,
-    inputs: tuple[Any, ...],
-    keyword_only_inputs: dict[str, Any],
-    output: Tensor | tuple[Tensor, ...],
-) -> None:
-    """For an operator whose results choose tokens, and carry no gradient."""
-    ctx.mark_non_differentiable(*((output,) if isinstance(output, Tensor) else output))
-
-
-def _backward_scores(ctx: Any, *_: Any) -> None:
-    return None
-
-
-def register_autograd(op: str, backward: Any, setup_context: Any) -> None:
-    """Registers the autograd of an operator, but where the package is imported again: it is there then."""
-    if not _has_kernel(op, "Autograd"):
-        torch.library.register_autograd(f"svdprune::{op}", backward, setup_context=setup_context)
+    tokens = torch.take_along_dim(x, indices.clamp_min(0).unsqueeze(-1), dim=-2)
+    return (tokens.masked_fill((indices < 0).unsqueeze(-1), 0), indices, *others)
 
 
 def _has_kernel(op: str, key: str) -> bool:
     return torch._C._dispatch_has_kernel_for_dispatch_key(f"svdprune::{op}", key)
 
 
+_LIBRARY = torch.library.Library("svdprune", "IMPL")
 for _name in ("leverage_scores", "diagnose"):
-    register_autograd(_name, _backward_scores, setup_scores)
-for _name, _inputs in (("prune", 2), ("prune_adaptive", 2), ("prune_varlen", 3)):
-    register_autograd(_name, _backward_for(_inputs), _setup_gather)
+    register_autograd(_name, without_gradient)
+for _name in ("prune", "prune_adaptive", "prune_varlen"):
+    register_autograd(_name, _with_gradient_of_the_rows)
 
 
 def _refuse_cuda(op: str, argument: str = "x") -> Any:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from svdprune_ext._register import check_devices, register_autograd, saved_as, setup_scores
+from svdprune_ext._register import check_devices, register_autograd, saved_as, without_gradient
 
 
 @saved_as("svdprune_ext.RaterScores")
@@ -202,9 +202,5 @@ def _(
     return q.new_empty((prompts, heads, columns), dtype=dtype)
 
 
-def _backward(ctx: Any, *_: Any) -> tuple[None, ...]:
-    return (None,) * 6
-
-
 for _op in ("rater_scores", "rater_scores_by_head"):
-    register_autograd(_op, _backward, setup_scores)
+    register_autograd(_op, without_gradient)
