@@ -121,13 +121,14 @@ class Panels<S, false> {
       const int64_t left = token < work_.length ? x_.features - j : 0;
       const int count = static_cast<int>(clamped(left, 0, kNumbers));
       const S* from = image + token * x_.token_stride + j * x_.feature_stride;
-      alignas(16) S numbers[kNumbers];
+      S numbers[kNumbers];
 #pragma unroll
       for (int n = 0; n < kNumbers; ++n) {
         numbers[n] = n < count ? from[n * x_.feature_stride] : from_double<S>(0);
       }
-      *reinterpret_cast<uint4*>(panel + place_of(row, piece)) =
-          *reinterpret_cast<const uint4*>(numbers);
+      uint4 bytes;
+      memcpy(&bytes, numbers, sizeof bytes);
+      *reinterpret_cast<uint4*>(panel + place_of(row, piece)) = bytes;
     }
   }
 };

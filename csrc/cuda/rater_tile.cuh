@@ -82,12 +82,14 @@ __device__ uint4 eight_numbers(const S* row, int64_t stride, int64_t feature, in
   if (vectors && left >= 8) {
     return *reinterpret_cast<const uint4*>(row + feature);
   }
-  alignas(16) S numbers[8];
+  S numbers[8];
 #pragma unroll
   for (int n = 0; n < 8; ++n) {
     numbers[n] = n < left ? row[(feature + n) * stride] : from_double<S>(0);
   }
-  return *reinterpret_cast<const uint4*>(numbers);
+  uint4 bytes;
+  memcpy(&bytes, numbers, sizeof bytes);
+  return bytes;
 }
 
 // sums = q k^T, neither scaled nor masked. q: rows of raters g and g + 8, or null; key_row(group, key): that of a
