@@ -30,6 +30,12 @@ def not_an_image(tmp_path: Path) -> Path:
     return path
 
 
+def cut_off(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.ppm"
+    path.write_bytes(b"P6 9x 9 255 ")  # its reader raises ValueError
+    return path
+
+
 @pytest.mark.parametrize(
     "command", [(), ("demo",), ("eval",), ("bench",), ("estimate",), ("info",)]
 )
@@ -110,6 +116,7 @@ def test_info_imports_no_optional_package():
         (["--out", "/proc/sub"], "--out"),
         (["missing.jpg"], "PHOTO"),
         ([not_an_image], "PHOTO"),
+        ([cut_off], "PHOTO"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(arguments, name, tmp_path, monkeypatch):
