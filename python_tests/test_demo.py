@@ -183,6 +183,20 @@ def test_the_default_photo_needs_no_file():
     assert "astronaut" in name
 
 
+@pytest.mark.parametrize("name", ["photo.png", "photo.tif", "photo.pgm"])
+def test_greys_of_16_bits_keep_their_shades(tmp_path, name):
+    shades = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(shades.astype(np.uint16) * 257).save(tmp_path / name)
+    photo, _ = load_photo(tmp_path / name)
+    assert np.array_equal(np.asarray(photo), np.stack([shades] * 3, -1))
+
+
+def test_floating_point_greys_are_refused(tmp_path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "photo.tif")
+    with pytest.raises(SettingsError, match="floating-point"):
+        load_photo(tmp_path / "photo.tif")
+
+
 def test_printable_escapes_control_characters():
     assert printable("a\x07b\n") == r"a\x07b\n"
     assert printable("") == "(nothing)"
