@@ -110,6 +110,7 @@ def test_info_imports_no_optional_package():
         (["--model", "m", "--picture", "0"], "--picture"),
         (["--seed", "1"], "--seed"),
         ([__file__, "--model", "m", "--seed", "0"], "--seed"),
+        ([__file__, "--seed", 2**64], "--seed"),
         (["--dtype", "int8"], "--dtype"),
         (["--out", __file__], "--out"),
         (["--out", f"{__file__}/sub"], "--out"),

@@ -153,6 +153,11 @@ def test_keep_is_checked_before_the_model_is_built(tmp_path, monkeypatch):
         run(Settings(keep=65, out=tmp_path), Console(file=io.StringIO()), TINY)
 
 
+def test_a_question_that_asks_for_another_image_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="--question: must be without <image>"):
+        demonstrate(tmp_path, question="What is <image>?")
+
+
 def test_weights_follow_the_seed():
     models = [build_random_llava(TINY, seed, torch.float32).model for seed in (0, 0, 1)]
     first, same, other = (torch.cat([p.flatten() for p in m.parameters()]) for m in models)
