@@ -1,5 +1,6 @@
 """The ``svdprune`` command: help, build facts, and one clear line for bad input."""
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -77,6 +78,20 @@ def test_info_names_missing_extras(monkeypatch):
     assert result.exit_code == 0
     for extra in ("hf", "demo", "bench", "lmms-eval"):
         assert f"pip install 'svdprune_ext[{extra}]'" in result.output
+
+
+def test_a_terminal_without_the_characters_is_shown_question_marks(tmp_path):
+    shutil.copytree(ROOT / "svdprune_ext/tiny_vlm/checkpoint", tmp_path / "▀")
+    result = subprocess.run(
+        [sys.executable, "-m", "svdprune_ext.cli", "estimate", "--model", "▀"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "?: TFLOPs" in result.stdout
 
 
 def test_info_imports_no_optional_package():
