@@ -135,7 +135,9 @@ def test_recycled_tokens():
 
 
 def test_counts():
-    assert [counts.fixed_count(b, 20, 40) for b in (5, 30, 0.1, 1.0)] == [5, 20, 4, 20]
+    budgets = (5, 30, 0.1, 1.0, 1e-12)
+    assert [counts.fixed_count(b, 20, 40) for b in budgets] == [5, 20, 4, 20, 1]
+    assert counts.fixed_count(0.5, 0, 0) == 0
     attention = torch.zeros(3, 4, 9)
     attention[0, 0, 0] = attention[0, 1, 3] = 1  # rank 2
     attention[1] = torch.eye(4, 9)  # rank 4, of 4 tokens: all stay

@@ -48,7 +48,7 @@ def fixed_count(budget: int | float, tokens: int, at_first: int) -> int:
     if isinstance(budget, int):
         return min(budget, tokens)
     # 0.1 of 30 tokens are 3, although 0.1 * 30 > 3 in floating point.
-    return min(math.ceil(budget * at_first - 1e-9), tokens)
+    return min(max(1, math.ceil(budget * at_first - 1e-9)), tokens)
 
 
 def numerical_ranks(matrices: Tensor) -> list[int]:
