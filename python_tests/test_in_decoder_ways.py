@@ -1,5 +1,6 @@
 """Ways to run a model that drops vision tokens within its decoder."""
 
+import copy
 import functools
 import re
 
@@ -309,6 +310,10 @@ def test_what_does_not_work_is_refused_when_it_is_tried():
         for piece in (7, length - 4):  # through the image, through the text
             with pytest.raises(ValueError, match=f"must be at least the {length} tokens of the p"):
                 generate(model, inputs, prefill_chunk_size=piece)
+            config, rest = copy.deepcopy(model.generation_config), dict(inputs)
+            config.prefill_chunk_size = piece
+            with pytest.raises(ValueError, match=f"must be at least the {length} tokens of the p"):
+                model.generate(rest.pop("input_ids"), config, **rest)
         ids = inputs["input_ids"][:, :-10]
         with pytest.raises(ValueError, match="must have text after its last image"):
             model(input_ids=ids, pixel_values=inputs["pixel_values"])
