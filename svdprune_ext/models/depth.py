@@ -151,7 +151,6 @@ class DepthSide(OfOneModel):
         tokens = Tokens.first(valid[:, past:], vision, counts)
         if has_vision:
             tokens = tokens.with_raters(self._raters(embeds, tokens, text, counts))
-            self.last = InDecoder(len(self._decoder.layers), self._cuts, [tokens])
         past_slots = Behind.uncut(valid[:, :past], is_full=past == 0 or mask is None)
         given = kwargs.get("position_ids")
         if given is None:
@@ -248,11 +247,9 @@ class DepthSide(OfOneModel):
             if step is None or max(step.first.num_vision) == 0:
                 return None
             assert scores is not None
-            assert self.last is not None
             is_tuple = isinstance(output, tuple)
             hidden = self._cut(cut, step, scores, output[0] if is_tuple else output)
             step.go_behind(cut, hidden)
-            self.last.stages.append(step.tokens)
             return (hidden, *output[1:]) if is_tuple else hidden
 
         return hook
@@ -283,6 +280,8 @@ class DepthSide(OfOneModel):
         step, self._step, self._inputs = self._step, None, None
         if step is None:
             return None
+        if any(step.first.num_vision):
+            self.last = InDecoder(len(self._decoder.layers), self._cuts, step.stages)
         is_tuple = isinstance(output, tuple)
         cache = cache_among(kwargs)
         if cache is None and not is_tuple:
