@@ -228,6 +228,19 @@ def test_behind_svd_prune(then):
     assert logits.shape[1] == inputs["input_ids"].shape[1]
 
 
+def test_a_row_that_loses_nothing_keeps_the_gaps_in_its_position_ids():
+    model = model_of("Llava")
+    inputs = float64(model, (3, "image", 4), (1, "image", 2, "image", 4))
+    real = inputs["attention_mask"][0].bool()
+    alone = {"input_ids": inputs["input_ids"][:1, real], "pixel_values": inputs["pixel_values"][:1]}
+    then = SparseVLM((12,), layers=(1,))  # of 8 tokens and of 16
+    with svdprune_ext.apply(model, 8, positions="original", then=then) as handle:
+        expected = logits_of(model, alone)
+        logits = logits_of(model, inputs)[0, real]
+        assert handle.last.decoder.num_tokens[-1] == (8, 13)
+    torch.testing.assert_close(logits, expected[0], atol=1e-6, rtol=1e-6)
+
+
 def test_behind_svd_prune_it_equals_the_oracle_on_what_that_left():
     model = model_of("Llava")
     inputs = float64(model, *ONE)

@@ -99,8 +99,13 @@ class Step:
         last = torch.where(first.valid, place, 0).amax(1, keepdim=True)
         start = given.gather(1, first.valid.int().argmax(1, keepdim=True)) - shift
         numbers = tokens.valid.cumsum(1)
-        ids = (start + numbers - 1).clamp_min(0)
-        return ids, given.gather(1, last) + 1 - start - numbers[:, -1:]
+        less = given.gather(1, last) + 1 - start - numbers[:, -1:]
+        # A row that lost nothing keeps its ids, with the gaps they may have, whatever other rows lost.
+        own = (tokens.source >= 0).sum(1, keepdim=True)
+        is_whole = own == first.valid.sum(1, keepdim=True)
+        as_given = given.gather(1, tokens.source.clamp_min(0)) - shift
+        ids = torch.where(is_whole, as_given, start + numbers - 1).clamp_min(0)
+        return ids, torch.where(is_whole, shift, less)
 
     def noted(self) -> Slots | StaticSlots:
         """What is to be noted on the cache."""
