@@ -1,5 +1,6 @@
 """The ``svdprune`` command: help, build facts, and one clear line for bad input."""
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -27,6 +28,12 @@ def run(*arguments):
 def not_an_image(tmp_path: Path) -> Path:
     path = tmp_path / "photo.jpg"
     path.write_text("no image")
+    return path
+
+
+def cut_off(tmp_path: Path) -> Path:
+    path = tmp_path / "photo.ppm"
+    path.write_bytes(b"P6 9x 9 255 ")  # its reader raises ValueError
     return path
 
 
@@ -73,6 +80,20 @@ def test_info_names_missing_extras(monkeypatch):
         assert f"pip install 'svdprune_ext[{extra}]'" in result.output
 
 
+def test_a_terminal_without_the_characters_is_shown_question_marks(tmp_path):
+    shutil.copytree(ROOT / "svdprune_ext/tiny_vlm/checkpoint", tmp_path / "▀")
+    result = subprocess.run(
+        [sys.executable, "-m", "svdprune_ext.cli", "estimate", "--model", "▀"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "?: TFLOPs" in result.stdout
+
+
 def test_info_imports_no_optional_package():
     code = (
         "import sys; from svdprune_ext import cli\n"
@@ -104,12 +125,14 @@ def test_info_imports_no_optional_package():
         (["--model", "m", "--picture", "0"], "--picture"),
         (["--seed", "1"], "--seed"),
         ([__file__, "--model", "m", "--seed", "0"], "--seed"),
+        ([__file__, "--seed", 2**64], "--seed"),
         (["--dtype", "int8"], "--dtype"),
         (["--out", __file__], "--out"),
         (["--out", f"{__file__}/sub"], "--out"),
         (["--out", "/proc/sub"], "--out"),
         (["missing.jpg"], "PHOTO"),
         ([not_an_image], "PHOTO"),
+        ([cut_off], "PHOTO"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(arguments, name, tmp_path, monkeypatch):

@@ -153,6 +153,11 @@ def test_keep_is_checked_before_the_model_is_built(tmp_path, monkeypatch):
         run(Settings(keep=65, out=tmp_path), Console(file=io.StringIO()), TINY)
 
 
+def test_a_question_that_asks_for_another_image_is_refused(tmp_path):
+    with pytest.raises(SettingsError, match="--question: must be without <image>"):
+        demonstrate(tmp_path, question="What is <image>?")
+
+
 def test_weights_follow_the_seed():
     models = [build_random_llava(TINY, seed, torch.float32).model for seed in (0, 0, 1)]
     first, same, other = (torch.cat([p.flatten() for p in m.parameters()]) for m in models)
@@ -181,6 +186,20 @@ def test_the_default_photo_needs_no_file():
     assert photo.mode == "RGB"
     assert photo.size == (512, 512)
     assert "astronaut" in name
+
+
+@pytest.mark.parametrize("name", ["photo.png", "photo.tif", "photo.pgm"])
+def test_greys_of_16_bits_keep_their_shades(tmp_path, name):
+    shades = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(shades.astype(np.uint16) * 257).save(tmp_path / name)
+    photo, _ = load_photo(tmp_path / name)
+    assert np.array_equal(np.asarray(photo), np.stack([shades] * 3, -1))
+
+
+def test_floating_point_greys_are_refused(tmp_path):
+    Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "photo.tif")
+    with pytest.raises(SettingsError, match="floating-point"):
+        load_photo(tmp_path / "photo.tif")
 
 
 def test_printable_escapes_control_characters():

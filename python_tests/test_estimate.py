@@ -279,6 +279,15 @@ def test_a_configuration_that_is_not_understood_is_refused(make, message):
         shape_of(make())
 
 
+def test_a_configuration_whose_image_fits_nowhere_is_refused():
+    config = transformers.LlavaNextConfig(image_grid_pinpoints=[])
+    with pytest.raises(ValueError, match="image_grid_pinpoints: must be pairs of height and width"):
+        shape_of(config, (672, 1008))
+    config = _without(transformers.Qwen2_5_VLConfig(), "vision_config", window_size=27)
+    with pytest.raises(ValueError, match="window_size: must be at least 28, got 27"):
+        shape_of(config, (672, 1008))
+
+
 def test_a_prompt_beyond_the_sliding_window_is_refused():
     config = gemma3()[0]
     config.text_config.sliding_window = 16

@@ -135,7 +135,9 @@ def test_recycled_tokens():
 
 
 def test_counts():
-    assert [counts.fixed_count(b, 20, 40) for b in (5, 30, 0.1, 1.0)] == [5, 20, 4, 20]
+    budgets = (5, 30, 0.1, 1.0, 1e-12)
+    assert [counts.fixed_count(b, 20, 40) for b in budgets] == [5, 20, 4, 20, 1]
+    assert counts.fixed_count(0.5, 0, 0) == 0
     attention = torch.zeros(3, 4, 9)
     attention[0, 0, 0] = attention[0, 1, 3] = 1  # rank 2
     attention[1] = torch.eye(4, 9)  # rank 4, of 4 tokens: all stay
@@ -152,8 +154,21 @@ def test_ranks_are_those_of_torch():
     low = torch.randn(3, 12, 5, generator=generator) @ torch.randn(3, 5, 40, generator=generator)
     graded = full * torch.logspace(0, -9, 12)[:, None]  # the last rows drown in float32
     for matrices in (full, low, graded, torch.zeros(2, 3, 4)):
-        assert counts.numerical_ranks(matrices) == torch.linalg.matrix_rank(matrices).tolist()
-    assert counts.numerical_ranks(torch.zeros(2, 0, 4)) == [0, 0]
+        columns = [matrices.shape[2]] * len(matrices)
+        expected = torch.linalg.matrix_rank(matrices).tolist()
+        assert counts.numerical_ranks(matrices, columns) == expected
+    assert counts.numerical_ranks(torch.zeros(2, 0, 4), [4, 4]) == [0, 0]
+
+
+def test_a_rank_does_not_depend_on_what_else_is_in_the_batch():
+    generator = torch.Generator().manual_seed(0)
+    attention = torch.zeros(2, 12, 400)
+    attention[0] = torch.rand(12, 400, generator=generator)
+    attention[1, :6, :10] = (
+        torch.rand(6, 10, generator=generator) * torch.logspace(0, -6, 6)[:, None]
+    )
+    alone = counts.rank_counts(attention[1:, :6, :10], 1.0, 0.0, [10])
+    assert counts.rank_counts(attention, 1.0, 0.0, [400, 10])[1:] == alone == [5]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Ways to run a model that drops vision tokens within its decoder."""
 
+import copy
 import functools
 import re
 
@@ -227,6 +228,19 @@ def test_behind_svd_prune(then):
     assert logits.shape[1] == inputs["input_ids"].shape[1]
 
 
+def test_a_row_that_loses_nothing_keeps_the_gaps_in_its_position_ids():
+    model = model_of("Llava")
+    inputs = float64(model, (3, "image", 4), (1, "image", 2, "image", 4))
+    real = inputs["attention_mask"][0].bool()
+    alone = {"input_ids": inputs["input_ids"][:1, real], "pixel_values": inputs["pixel_values"][:1]}
+    then = SparseVLM((12,), layers=(1,))  # of 8 tokens and of 16
+    with svdprune_ext.apply(model, 8, positions="original", then=then) as handle:
+        expected = logits_of(model, alone)
+        logits = logits_of(model, inputs)[0, real]
+        assert handle.last.decoder.num_tokens[-1] == (8, 13)
+    torch.testing.assert_close(logits, expected[0], atol=1e-6, rtol=1e-6)
+
+
 def test_behind_svd_prune_it_equals_the_oracle_on_what_that_left():
     model = model_of("Llava")
     inputs = float64(model, *ONE)
@@ -274,6 +288,11 @@ def test_gradients_reach_the_projector_through_kept_and_merged_tokens():
             {"method": "sparsevlm", "tokens": (5, 4)},
             "a schedule of 3 numbers where layers",
         ),
+        (
+            "Llava",
+            {"method": "sparsevlm", "tokens": 64.0},
+            "tokens must be a schedule of ints >= 1",
+        ),
         ("Llava", {"method": "sparsevlm", "tokens": 96, "version": "1.0"}, "one of 192, 128, 64,"),
         ("Llava", {"method": "sparsevlm", "tokens": 64, "version": "3"}, "version must be one of"),
         ("Llava", {"method": "sparsevlm", "tokens": 64, "keep": 5}, "keep must be left out"),
@@ -286,6 +305,7 @@ def test_gradients_reach_the_projector_through_kept_and_merged_tokens():
         ),
         ("Llava", {"method": "fastv", "options": {"depth": 2}}, "option must be one of layer, got"),
         ("Llava", {"method": "pyramiddrop", "options": {"ratio": 2}}, "ratio must be a float in"),
+        ("Llava", {"method": "pyramiddrop", "options": {"layers": 2}}, "layers must be ascending"),
         ("Llava", {"method": "sparse"}, "fastv, sparsevlm, pyramiddrop, got 'sparse'"),
         ("Llava", {"tokens": 64}, "tokens must be left out for method svd"),
         ("Llava", {"then": "fastv"}, "then must be None, SparseVLM, FastV or PyramidDrop, got str"),
@@ -309,6 +329,10 @@ def test_what_does_not_work_is_refused_when_it_is_tried():
         for piece in (7, length - 4):  # through the image, through the text
             with pytest.raises(ValueError, match=f"must be at least the {length} tokens of the p"):
                 generate(model, inputs, prefill_chunk_size=piece)
+            config, rest = copy.deepcopy(model.generation_config), dict(inputs)
+            config.prefill_chunk_size = piece
+            with pytest.raises(ValueError, match=f"must be at least the {length} tokens of the p"):
+                model.generate(rest.pop("input_ids"), config, **rest)
         ids = inputs["input_ids"][:, :-10]
         with pytest.raises(ValueError, match="must have text after its last image"):
             model(input_ids=ids, pixel_values=inputs["pixel_values"])

@@ -260,7 +260,8 @@ def test_attention_is_asked_for(name, kind):
     [
         ("ridge", {"variance": 0.0}, "variance must be in (0, 1], got 0.0"),
         ("ridge", {"rank": 6}, "rank must be in [1, 5], got 6"),
-        ("random", {"seed": 0.5}, "seed must be an int or a torch.Generator, got 0.5"),
+        ("random", {"seed": 0.5}, "seed must be an int of 64 bits or a torch.Generator, got 0.5"),
+        ("random", {"seed": 2**64}, "seed must be an int of 64 bits or a torch.Generator, got 1"),
         ("uniform", {"grid": (2, 2)}, "grid must be (height, width) of 6 tokens, got (2, 2)"),
         ("dart", {"pivots": 0}, "pivots must be an int >= 1, got 0"),
         ("visionzip", {"contextual": -1}, "contextual must be None or an int >= 0, got -1"),

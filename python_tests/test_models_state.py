@@ -85,6 +85,33 @@ def test_the_decoder_alone_is_not_told_of_earlier_steps(model, inputs):
     assert torch.equal(got, expected)
 
 
+@pytest.mark.parametrize("pruning", [{"keep": 4}, FASTV], ids=["svd", "fastv"])
+def test_the_decoder_alone_is_not_told_of_a_step_that_failed(model, inputs, pruning):
+    embeds = torch.randn(1, 5, model.config.get_text_config().hidden_size)
+    other = {**inputs, "pixel_values": inputs["pixel_values"][:, :1]}  # the tower refuses it
+    with torch.no_grad():
+        expected = model.get_decoder()(inputs_embeds=embeds).last_hidden_state
+        with svdprune_ext.apply(model, **pruning):
+            with pytest.raises(RuntimeError):
+                model(**other)
+            got = model.get_decoder()(inputs_embeds=embeds).last_hidden_state
+    assert torch.equal(got, expected)
+
+
+def test_a_step_that_failed_within_the_decoder_leaves_the_record_as_it_was(model, inputs):
+    def fail(*_):
+        raise RuntimeError("within the decoder")
+
+    with svdprune_ext.apply(model, **FASTV) as handle, torch.no_grad():
+        model(**inputs)
+        expected = handle.last.decoder.num_tokens
+        hook = model.get_decoder().layers[0].mlp.register_forward_pre_hook(fail)
+        with pytest.raises(RuntimeError, match="within"):
+            model(**inputs)
+        hook.remove()
+        assert handle.last.decoder.num_tokens == expected
+
+
 def test_a_failed_generate_leaves_nothing_behind(model, inputs):
     two = batch(model, (1, "image", 2, "image", 4))
     with svdprune_ext.apply(model, 4, per="prompt"), torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json as json_
 import subprocess
 import sys
@@ -45,7 +46,10 @@ app = typer.Typer(add_completion=False, no_args_is_help=True)
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Runs the command line. What a terminal has no character for is shown as a question mark."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     app(prog_name="svdprune")
 
 

@@ -77,7 +77,7 @@ def _llava_next(config: Any, image_size: tuple[int, int] | None) -> Shape:
     flops, tokens = _square_tower(config)
     tokens -= _value(config, "vision_feature_select_strategy") == "default"
     pixels, side = _int(config, "vision_config.image_size"), _patches(config)
-    best = select_best_resolution(image_size, _value(config, "image_grid_pinpoints"))
+    best = select_best_resolution(image_size, _resolutions(config))
     down, across = best[0] // pixels, best[1] // pixels
     rows, columns = _unpadded(down * side, across * side, *image_size)
     views = 1 + down * across
@@ -112,7 +112,9 @@ def _qwen2_5_vl(config: Any, image_size: tuple[int, int] | None) -> Shape:
             f"images to, got {image_size[0]}x{image_size[1]}"
         )
     height, width = (pixels // (patch * merge) for pixels in image_size)
-    window = _int(config, f"{vision}.window_size") // (patch * merge)
+    side, least = _int(config, f"{vision}.window_size"), patch * merge
+    check(f"--model: {vision}.window_size", side >= least, f"at least {least}", side)
+    window = side // least
     in_windows = merge**4 * _sum_of_squares(height, window) * _sum_of_squares(width, window)
     patches = merge**2 * height * width
     layers = _int(config, f"{vision}.depth")
@@ -207,6 +209,13 @@ def _unpadded(rows: int, columns: int, height: int, width: int) -> tuple[int, in
         return rows - (rows - covered) // 2 * 2, columns
     covered = int(round(width * rows / height, 7))
     return rows, columns - (columns - covered) // 2 * 2
+
+
+def _resolutions(config: Any) -> list[Any]:
+    found = _value(config, "image_grid_pinpoints")
+    right = bool(found) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in found)
+    check("--model: image_grid_pinpoints", right, "pairs of height and width", found)
+    return list(found)
 
 
 def _sum_of_squares(length: int, window: int) -> int:

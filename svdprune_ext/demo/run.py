@@ -52,6 +52,7 @@ def run(settings: Settings, console: Console, shape: Shape | None = None) -> Res
         picture = load_picture(settings.picture or 0) if generated else None
         photo, photo_name, settings = _image(picture, settings, progress)
         bundle = _bundle(settings, picture, shape, progress)
+        settings.check_question(bundle.processor.image_token)
         full, pruned = measure(bundle, photo, settings, progress)
         asked = ask_all(bundle, picture, settings) if picture is not None else ()
         progress("Computing the same in float64 to compare with")

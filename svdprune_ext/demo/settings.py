@@ -140,6 +140,8 @@ class Settings:
                 "--seed: must be left out but for a photograph without --model, where the weights are "
                 f"random, got {self.seed}"
             )
+        if self.seed is not None and not 0 <= self.seed < 2**64:
+            raise SettingsError(f"--seed: must be in [0, 2^64), got {self.seed}")
         if self.dtype not in DTYPES:
             raise SettingsError(f"--dtype: must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         check_folder(self.out)
@@ -157,4 +159,19 @@ class Settings:
             raise SettingsError(
                 f"--keep: must be in [1, {num_tokens}], the model's vision tokens for an image, "
                 f"got {self.keep}"
+            )
+
+    def check_question(self, placeholder: str) -> None:
+        """Refuses a question that asks for another image.
+
+        Args:
+            placeholder: What stands for an image in the model's prompts.
+
+        Raises:
+            SettingsError: The question holds it.
+        """
+        if self.question is not None and placeholder in self.question:
+            raise SettingsError(
+                f"--question: must be without {placeholder}, which stands for the image, got "
+                f"{self.question!r}"
             )

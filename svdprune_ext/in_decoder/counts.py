@@ -48,25 +48,30 @@ def fixed_count(budget: int | float, tokens: int, at_first: int) -> int:
     if isinstance(budget, int):
         return min(budget, tokens)
     # 0.1 of 30 tokens are 3, although 0.1 * 30 > 3 in floating point.
-    return min(math.ceil(budget * at_first - 1e-9), tokens)
+    return min(max(1, math.ceil(budget * at_first - 1e-9)), tokens)
 
 
-def numerical_ranks(matrices: Tensor) -> list[int]:
-    """How many singular values exceed ``max(R, N) * eps * largest``: as ``torch.linalg.matrix_rank``.
+def numerical_ranks(matrices: Tensor, columns: Sequence[int]) -> list[int]:
+    """How many singular values exceed ``max(r, n) * eps * largest``: as ``torch.linalg.matrix_rank``.
+
+    Of each matrix by itself, r x n without its padding: what it is padded to must not change its rank.
 
     From the eigenvalues of M M^T in float64, where squares lose nothing that counts: R x R matrices, R
     being some twenty raters, formed on the device and solved on the CPU, in the one wait that the counts
     take anyway. An SVD of each matrix on a GPU takes milliseconds.
 
     Args:
-        matrices: M [B, R, N], float32.
+        matrices: M [B, R, N], float32; rows and columns of zeros are padding.
+        columns: n of each matrix.
     """
     wide = matrices.double()
-    squares = torch.linalg.eigvalsh((wide @ wide.mT).cpu())
-    if squares.shape[1] == 0:
-        return [0] * len(squares)
-    tolerance = max(matrices.shape[1:]) * torch.finfo(matrices.dtype).eps
-    ranks: list[int] = (squares > tolerance**2 * squares[:, -1:]).sum(1).tolist()
+    products = (wide @ wide.mT).cpu()
+    if products.shape[1] == 0:
+        return [0] * len(products)
+    squares = torch.linalg.eigvalsh(products)
+    rows = (products.diagonal(dim1=1, dim2=2) > 0).sum(1).double()
+    tolerance = rows.maximum(torch.tensor(columns)) * torch.finfo(matrices.dtype).eps
+    ranks: list[int] = (squares > tolerance.square()[:, None] * squares[:, -1:]).sum(1).tolist()
     return ranks
 
 
@@ -82,7 +87,7 @@ def rank_counts(attention: Tensor, scale: float, bias: float, tokens: Sequence[i
         bias: Tokens kept beside them.
         tokens: n of each row.
     """
-    ranks = numerical_ranks(attention.float())
+    ranks = numerical_ranks(attention.float(), tokens)
     return [
         n if rank >= n else min(int(rank * scale + bias), n - 1)
         for rank, n in zip(ranks, tokens, strict=True)

@@ -123,7 +123,7 @@ def checked_layers(method: str, layers: Sequence[int] | None, stages: int | None
     if layers is None:
         return None
     as_many = "" if stages is None else f"{stages} "
-    given = tuple(layers)
+    given = tuple(layers) if isinstance(layers, Sequence) else ()
     right = (
         all(isinstance(layer, int) and layer >= 0 for layer in given)
         and all(a < b for a, b in pairwise(given))

@@ -82,9 +82,8 @@ class SparseVLM(DecoderMethod):
             check(self.name, "tokens", self.tokens in published, expected, self.tokens)
             stages = len(LAYERS[self.version]) if self.version != "1.0" else None
         else:
-            right = (
-                self.version != "1.0" and all(map(is_budget, self.tokens)) and len(self.tokens) > 0
-            )
+            is_schedule = isinstance(self.tokens, Sequence) and len(self.tokens) > 0
+            right = self.version != "1.0" and is_schedule and all(map(is_budget, self.tokens))
             expected = "a schedule of ints >= 1 or floats in (0, 1], for versions 1.5 and 2.0"
             check(self.name, "tokens", right, expected, self.tokens)
             object.__setattr__(self, "tokens", tuple(self.tokens))

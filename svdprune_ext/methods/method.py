@@ -95,7 +95,7 @@ class Method:
 
         Works in float64 for float64 features, in float32 for all others, whatever autocast says. Equal
         scores: the lower index wins; the scores of equal tokens are equal up to rounding. Nothing waits
-        for the device, but for "ridge", whose eigendecomposition does on CUDA.
+        for the device, but for "ridge" and "qdeim", whose eigendecompositions do on CUDA.
 
         Args:
             features: Vision tokens [B, N, D] with N, D >= 1; float64, float32, float16 or bfloat16.

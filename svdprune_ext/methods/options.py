@@ -50,6 +50,10 @@ def _is_grid(value: Any) -> bool:
     return is_pair and all(is_int(side, least=1) for side in value)
 
 
+def _is_seed(value: Any) -> bool:
+    return is_int(value) and -(2**63) <= value < 2**64  # what torch.Generator takes
+
+
 Share = Annotated[float, Range("in (0, 1]", is_share)]
 Flag = Annotated[bool, Range("a bool", lambda value: isinstance(value, bool))]
 Count = Annotated[int, at_least(1)]
@@ -58,8 +62,8 @@ Number = Annotated[int | None, optional(at_least(0))]
 Seed = Annotated[
     int | torch.Generator,
     Range(
-        "an int or a torch.Generator",
-        lambda value: isinstance(value, torch.Generator) or is_int(value),
+        "an int of 64 bits or a torch.Generator",
+        lambda value: isinstance(value, torch.Generator) or _is_seed(value),
     ),
 ]
 Grid = Annotated[tuple[int, int] | None, optional(Range("(height, width)", _is_grid))]

@@ -78,6 +78,7 @@ class DepthSide(OfOneModel):
         layers, decoder = self._decoder.layers, self._decoder
         removers = [
             self._base.register_forward_pre_hook(self.before_model, with_kwargs=True).remove,
+            self._base.register_forward_hook(self.after_model, always_call=True).remove,
             decoder.register_forward_pre_hook(self.before_decoder, with_kwargs=True).remove,
             # Ahead of the hook that gives back the positions dropped before the first layer.
             decoder.register_forward_hook(
@@ -106,6 +107,10 @@ class DepthSide(OfOneModel):
             tokens = placeholder_tokens(config)
             rows = self._base.get_input_embeddings()(torch.tensor(tokens, device=embeds.device))
             self._vision = (embeds.unsqueeze(2) == rows).all(-1).any(-1)
+
+    def after_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Ends a step, even one that failed: a decoder called by itself has nothing to do with it."""
+        self._vision, self._step, self._inputs = None, None, None
 
     def before_decoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -146,7 +151,6 @@ class DepthSide(OfOneModel):
         tokens = Tokens.first(valid[:, past:], vision, counts)
         if has_vision:
             tokens = tokens.with_raters(self._raters(embeds, tokens, text, counts))
-            self.last = InDecoder(len(self._decoder.layers), self._cuts, [tokens])
         past_slots = Behind.uncut(valid[:, :past], is_full=past == 0 or mask is None)
         given = kwargs.get("position_ids")
         if given is None:
@@ -243,11 +247,9 @@ class DepthSide(OfOneModel):
             if step is None or max(step.first.num_vision) == 0:
                 return None
             assert scores is not None
-            assert self.last is not None
             is_tuple = isinstance(output, tuple)
             hidden = self._cut(cut, step, scores, output[0] if is_tuple else output)
             step.go_behind(cut, hidden)
-            self.last.stages.append(step.tokens)
             return (hidden, *output[1:]) if is_tuple else hidden
 
         return hook
@@ -278,6 +280,8 @@ class DepthSide(OfOneModel):
         step, self._step, self._inputs = self._step, None, None
         if step is None:
             return None
+        if any(step.first.num_vision):
+            self.last = InDecoder(len(self._decoder.layers), self._cuts, step.stages)
         is_tuple = isinstance(output, tuple)
         cache = cache_among(kwargs)
         if cache is None and not is_tuple:

@@ -26,8 +26,10 @@ def refuse_pieces(method: DecoderMethod, model: Any) -> Callable[[], None]:
     original = model.generate
 
     @functools.wraps(original)
-    def generate(inputs: Any = None, *args: Any, **kwargs: Any) -> Any:
-        config = kwargs.get("generation_config") or model.generation_config
+    def generate(
+        inputs: Any = None, generation_config: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        config = generation_config or model.generation_config
         piece = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
         prompt = kwargs.get("input_ids", inputs)
         prompt = kwargs.get("inputs_embeds") if prompt is None else prompt
@@ -37,7 +39,7 @@ def refuse_pieces(method: DecoderMethod, model: Any) -> Callable[[], None]:
                 f"svdprune_ext: prefill_chunk_size must be at least the {prompt.shape[1]} tokens of the "
                 f"prompt for {method.name}, which goes by all of its text, got {piece}"
             )
-        return original(inputs, *args, **kwargs)
+        return original(inputs, generation_config, *args, **kwargs)
 
     return put(model, "generate", generate)
 

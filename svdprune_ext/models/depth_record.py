@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from svdprune_ext.models.stage import Tokens
 
 
-@dataclass
+@dataclass(frozen=True)
 class InDecoder:
     """Which vision tokens of each prompt the decoder's layers ran on, in the last step that had any.
 
@@ -22,7 +22,7 @@ class InDecoder:
 
     depth: int
     layers: tuple[int, ...]
-    stages: list[Tokens] = field(default_factory=list)
+    stages: list[Tokens]
 
     @property
     def num_tokens(self) -> tuple[tuple[int, ...], ...]:

@@ -38,6 +38,7 @@ class Step:
         text: How many of the cache's last tokens will be in every layer.
         capacity: Slots of each layer of a static cache; None for one that grows.
         first: Tokens of the first layer.
+        stages: These, and those behind each cut that was reached.
         first_slots: Number of slots of the first layer, the step's included.
         inputs: Of the layers behind each cut that was reached; None where they are the first layer's.
         behind: Slots of these layers, the step's included.
@@ -54,16 +55,19 @@ class Step:
     text: int
     capacity: int | None
     first: Tokens = field(init=False)
+    stages: list[Tokens] = field(init=False)
     first_slots: int = field(init=False)
     inputs: list[Inputs | None] = field(default_factory=list)
     behind: list[Behind] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.first, self.first_slots = self.tokens, self.slots.valid.shape[1]
+        self.stages = [self.tokens]
 
     def go_behind(self, cut: int, hidden: Tensor) -> None:
         """Enters the stage behind a cut, whose layers run on ``self.tokens`` with states ``hidden``."""
         before, tokens = self.before[cut], self.tokens
+        self.stages.append(tokens)
         ids, shift = self._position_ids(before.shift)
         self.slots = before.followed_by(tokens.valid, tokens.are_all_valid, shift)
         self.past = before.valid.shape[1]
@@ -95,8 +99,13 @@ class Step:
         last = torch.where(first.valid, place, 0).amax(1, keepdim=True)
         start = given.gather(1, first.valid.int().argmax(1, keepdim=True)) - shift
         numbers = tokens.valid.cumsum(1)
-        ids = (start + numbers - 1).clamp_min(0)
-        return ids, given.gather(1, last) + 1 - start - numbers[:, -1:]
+        less = given.gather(1, last) + 1 - start - numbers[:, -1:]
+        # A row that lost nothing keeps its ids, with the gaps they may have, whatever other rows lost.
+        own = (tokens.source >= 0).sum(1, keepdim=True)
+        is_whole = own == first.valid.sum(1, keepdim=True)
+        as_given = given.gather(1, tokens.source.clamp_min(0)) - shift
+        ids = torch.where(is_whole, as_given, start + numbers - 1).clamp_min(0)
+        return ids, torch.where(is_whole, shift, less)
 
     def noted(self) -> Slots | StaticSlots:
         """What is to be noted on the cache."""
