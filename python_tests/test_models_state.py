@@ -85,6 +85,22 @@ def test_the_decoder_alone_is_not_told_of_earlier_steps(model, inputs):
     assert torch.equal(got, expected)
 
 
+@pytest.mark.parametrize(
+    "pruning", [FASTV, {"keep": 8, "then": svdprune_ext.FastV(keep=4, layer=1)}]
+)
+def test_the_decoder_alone_is_not_told_of_a_step_that_failed(model, inputs, pruning):
+    too_few = {**inputs, "input_ids": inputs["input_ids"].clone()}
+    too_few["input_ids"][0, 5] = 7  # in place of a placeholder
+    embeds = torch.randn(1, inputs["input_ids"].shape[1], 48)
+    with torch.no_grad():
+        expected = model.get_decoder()(inputs_embeds=embeds).last_hidden_state
+        with svdprune_ext.apply(model, **pruning):
+            with pytest.raises(ValueError):  # noqa: PT011  (transformers' words)
+                model(**too_few)
+            got = model.get_decoder()(inputs_embeds=embeds).last_hidden_state
+    assert torch.equal(got, expected)
+
+
 def test_a_failed_generate_leaves_nothing_behind(model, inputs):
     two = batch(model, (1, "image", 2, "image", 4))
     with svdprune_ext.apply(model, 4, per="prompt"), torch.no_grad():

@@ -78,6 +78,7 @@ class DepthSide(OfOneModel):
         layers, decoder = self._decoder.layers, self._decoder
         removers = [
             self._base.register_forward_pre_hook(self.before_model, with_kwargs=True).remove,
+            self._base.register_forward_hook(self.after_model, always_call=True).remove,
             decoder.register_forward_pre_hook(self.before_decoder, with_kwargs=True).remove,
             # Ahead of the hook that gives back the positions dropped before the first layer.
             decoder.register_forward_hook(
@@ -106,6 +107,10 @@ class DepthSide(OfOneModel):
             tokens = placeholder_tokens(config)
             rows = self._base.get_input_embeddings()(torch.tensor(tokens, device=embeds.device))
             self._vision = (embeds.unsqueeze(2) == rows).all(-1).any(-1)
+
+    def after_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Ends a step, even one that failed: a decoder called by itself has nothing to do with it."""
+        self._vision = None
 
     def before_decoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
