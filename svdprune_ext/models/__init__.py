@@ -102,8 +102,9 @@ def apply(
     (``get_video_features``) of the base model on the instance, with "prompt" also ``generate``; for a method
     within the decoder hooks on its layers, ``generate``, and ``config`` of a few attention modules on the
     instance; and on each cache that holds a pruned prompt, notes of what its slots hold, and the methods that
-    reorder, repeat or select its rows, which the notes follow. No weight and no shared configuration is
-    touched. One forward pass at a time. A patched model cannot be copied or pickled: copy it first.
+    empty it, or reorder, repeat or select its rows, which the notes follow. No weight and no shared
+    configuration is touched. One forward pass at a time. A patched model cannot be copied or pickled: copy it
+    first.
 
     Args:
         model: A model of one of ``supported_models()``.
