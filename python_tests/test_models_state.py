@@ -60,6 +60,15 @@ def test_the_record_begins_anew_with_each_call_of_the_encoder(model, inputs):
         assert handle.last.num_kept == (4,)
 
 
+def test_image_features_as_a_tuple(model, inputs):
+    with torch.no_grad():
+        expected = model.get_image_features(inputs["pixel_values"], return_dict=False)
+        with svdprune_ext.apply(model, 1.0):
+            got = model.get_image_features(inputs["pixel_values"], return_dict=False)
+    assert len(got) == len(expected)
+    assert torch.equal(got[0], expected[0])
+
+
 @pytest.mark.parametrize("options", [{}, {"per": "prompt"}])
 def test_a_failed_step_leaves_nothing_behind(model, inputs, options):
     no_places = {**inputs, "input_ids": torch.full_like(inputs["input_ids"], 5)}

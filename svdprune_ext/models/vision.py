@@ -147,17 +147,19 @@ class VisionSide(OfOneModel):
             if torch.compiler.is_compiling() or is_captured():
                 self._settings.check_traced()
             call = {**dict(zip(parameters, args, strict=False)), **kwargs}
+            as_dict = kwargs.get("return_dict")
+            as_dict = self._base.config.return_dict if as_dict is None else as_dict
             if name in self._called:  # there was no step since
                 self._called.clear()
             self._encoding = _Encoding(to_grid, call, getattr(self._base.config, placeholder))
             try:
-                output = original(*args, **kwargs)
+                output = original(*args, **{**kwargs, "return_dict": True})
                 self._mark(output, self._encoding)
                 self._called.add(name)
                 self.has_encoded = True
             finally:
                 self._encoding = None
-            return output
+            return output if as_dict else output.to_tuple()
 
         return put(self._base, name, wrapped)
 
