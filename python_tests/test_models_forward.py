@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
+import transformers
 from by_hand import RANK, kept_positions, logits_by_hand
-from tiny_configs import TINY
-from tiny_vlms import IMAGE, batch
+from tiny_configs import TINY, text
+from tiny_vlms import BOS, IMAGE, batch, seeded
 
 import svdprune_ext
 
@@ -42,6 +43,38 @@ def test_a_prompt_that_begins_with_an_image(model):
     expected = logits_by_hand(model, inputs, keep=5)[0]
     with svdprune_ext.apply(model, keep=5, rank=RANK):
         logits = logits_of(model, inputs)[0]
+    kept = kept_positions(model, inputs, 5)[0]
+    torch.testing.assert_close(logits[kept], expected, atol=2e-4, rtol=1e-4)
+
+
+def test_images_of_any_size_from_pixtrals_tower():
+    tower = transformers.PixtralVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=56,
+        patch_size=7,
+    )
+    config = transformers.LlavaConfig(
+        vision_config=tower,
+        text_config=text(transformers.LlamaConfig),
+        image_token_id=IMAGE,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    model = seeded(transformers.LlavaForConditionalGeneration(config), torch.float32)
+    ids = torch.tensor([[BOS, *[IMAGE] * 32, 7, 8, *[IMAGE] * 64, 9, 10]])
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(1)),
+        "image_sizes": torch.tensor([[28, 56], [56, 56]]),
+    }
+    expected = logits_by_hand(model, inputs, keep=5)[0]
+    with svdprune_ext.apply(model, keep=5, rank=RANK) as handle:
+        logits = logits_of(model, inputs)[0]
+    assert handle.last.num_tokens == (32, 64)
     kept = kept_positions(model, inputs, 5)[0]
     torch.testing.assert_close(logits[kept], expected, atol=2e-4, rtol=1e-4)
 
