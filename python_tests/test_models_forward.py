@@ -194,6 +194,18 @@ def test_an_unsupported_model_is_told_what_is_supported():
         svdprune_ext.apply(torch.nn.Linear(2, 2))
 
 
+@pytest.mark.parametrize("name", ["Gemma3", "PaliGemma"])
+def test_flex_attention_is_refused_where_images_see_ahead(name):
+    model = TINY[f"{name}ForConditionalGeneration"].build()
+    model.set_attn_implementation({"text_config": "flex_attention"})
+    inputs = batch(model, (3, "image", 9))
+    with (
+        svdprune_ext.apply(model, keep=5),
+        pytest.raises(ValueError, match="as eager and sdpa attention have it, got BlockMask"),
+    ):
+        logits_of(model, inputs)
+
+
 @pytest.mark.parametrize("positions", ["compact", "original"])
 def test_prompts_that_drop_different_numbers_go_on_where_they_ended(positions):
     model = LLAVA.build()

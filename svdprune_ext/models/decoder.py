@@ -28,6 +28,7 @@ from svdprune_ext.models.masks import (
     attention_by_slot,
     padding_by_slot,
     padding_of,
+    refuse_other_masks,
     says_who_sees_whom,
 )
 from svdprune_ext.models.own import OfOneModel
@@ -181,6 +182,7 @@ class DecoderSide(OfOneModel):
         packing = Packing.dropping(dropped, most_kept)
         after = before.extended(packing)
         mask = kwargs.get("attention_mask")
+        refuse_other_masks(mask)
         padding = padding_by_slot(self._padding(mask), after)
         capacity = capacity_of(cache)
         if capacity is not None:
