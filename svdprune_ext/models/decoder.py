@@ -32,7 +32,7 @@ from svdprune_ext.models.masks import (
     says_who_sees_whom,
 )
 from svdprune_ext.models.own import OfOneModel
-from svdprune_ext.models.placeholders import is_placeholder
+from svdprune_ext.models.placeholders import is_placeholder, prompt_among
 from svdprune_ext.models.sequence import Layout, Packing, compact_positions, pack_deepstack
 from svdprune_ext.models.settings import Settings
 from svdprune_ext.models.tracing import is_captured
@@ -87,7 +87,7 @@ class DecoderSide(OfOneModel):
     def before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Begins a step. On a cache with dropped tokens it says what the model would ask of the cache."""
         kwargs = {**dict(zip(self._arguments, args, strict=False)), **kwargs}
-        self._vision.begin_step(kwargs.get("input_ids"))
+        self._vision.begin_step(prompt_among(kwargs))
         self._call = _Call.of(kwargs)
         mask = kwargs.get("attention_mask")
         self._mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
@@ -156,7 +156,7 @@ class DecoderSide(OfOneModel):
             return None, new  # no wait for the device
         dropped = embeds[..., 0].isnan()
         if call.ids is not None:  # a NaN of text is the model's own
-            places = is_placeholder(call.ids[:, -new:], self._base.config)
+            places = is_placeholder(call.ids[:, -new:], self._base)
             dropped &= places.to(dropped.device)
         if is_traced:
             known = _known_when_traced(known, rows)
