@@ -159,6 +159,11 @@ class DecoderSide(OfOneModel):
             places = is_placeholder(call.ids[:, -new:], self._base)
             dropped &= places.to(dropped.device)
         if is_traced:
+            if call.ids is not None and call.is_ahead:
+                raise ValueError(
+                    "svdprune_ext: where a prompt is compiled or captured, its images must be encoded within "
+                    "it, for the graph to know how many tokens are kept; generate encodes them ahead"
+                )
             known = _known_when_traced(known, rows)
             alike = dropped.sum(1) == known // rows
             torch._assert_async(
