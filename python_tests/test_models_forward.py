@@ -219,3 +219,20 @@ def test_prompts_that_drop_different_numbers_go_on_where_they_ended(positions):
         cache = model(**start, use_cache=True).past_key_values
         rest = model(input_ids=ids[:, first:], attention_mask=mask, past_key_values=cache).logits
     torch.testing.assert_close(rest, whole[:, first:], atol=1e-4, rtol=1e-4)
+
+
+def test_a_prompt_that_drops_nothing_is_numbered_as_if_it_were_alone():
+    model = TINY["Qwen2_5_VLForConditionalGeneration"].build()
+    inputs = batch(model, (2, "image", 5), (3, "image", 4, "image", 4))
+    small = int(inputs["image_grid_thw"][0].prod()) // 4
+    alone = {k: v[:1] for k, v in inputs.items() if k != "pixel_values"}
+    alone["pixel_values"] = inputs["pixel_values"][: 4 * small]
+    options = {"max_new_tokens": 4, "do_sample": False, "output_logits": True}
+    options["return_dict_in_generate"] = True
+    with svdprune_ext.apply(model, keep=small, positions="compact") as handle:
+        expected = model.generate(**alone, **options).logits
+        got = model.generate(**inputs, **options).logits
+        assert handle.last.num_kept[0] == small < handle.last.num_tokens[2]
+    torch.testing.assert_close(
+        torch.stack(got)[:, 0], torch.stack(expected)[:, 0], atol=2e-4, rtol=1e-4
+    )

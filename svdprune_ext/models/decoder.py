@@ -230,9 +230,8 @@ class DecoderSide(OfOneModel):
         given = kwargs.get("position_ids")
         ids = (steps + first).unsqueeze(0) if given is None else given[..., -new:]
         if self._settings.positions == "compact":
-            ids = (
-                ids - layout.dropped if ids.dim() == 2 else kept_before.expand(ids.shape[0], -1, -1)
-            )
+            is_grid = ids.dim() == 3
+            ids = _counted(ids, kept_before, layout) if is_grid else ids - layout.dropped
         return {**kwargs, "attention_mask": mask, "position_ids": ids}
 
     def _padding(self, mask: Any) -> Tensor | None:
@@ -256,11 +255,12 @@ class DecoderSide(OfOneModel):
             if compact:
                 return compact_positions(given, packing, before.dropped)
             return given.gather(1, packing.index)
-        if compact:  # M-RoPE: the grid goes, and all axes count the slots
-            counted = (padding.cumsum(1) - 1).clamp_min(0)[:, -packing.index.shape[1] :]
-            return counted.expand(given.shape[0], -1, -1)
         given = given.expand(-1, rows, -1)
-        return given.gather(2, packing.index.expand(given.shape[0], -1, -1))
+        ids = given.gather(2, packing.index.expand(given.shape[0], -1, -1))
+        if not compact:
+            return ids
+        slots = (padding.cumsum(1) - 1).clamp_min(0)[:, -packing.index.shape[1] :]
+        return _counted(ids, slots, before.extended(packing))
 
     def after_decoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -280,6 +280,11 @@ class DecoderSide(OfOneModel):
             return (packing.unpack(output[0]), *output[1:])
         output.last_hidden_state = packing.unpack(output.last_hidden_state)
         return output
+
+
+def _counted(ids: Tensor, slots: Tensor, layout: Layout) -> Tensor:
+    """Compact ids of M-RoPE [axes, B, M]: where a row dropped tokens the grid goes, all axes count slots."""
+    return torch.where(layout.dropped > 0, slots, ids)
 
 
 def noted_layout(cache: Any, new: int) -> Layout | None:
