@@ -199,6 +199,20 @@ def test_a_prompts_budget_through_generate_and_forward():
     assert abs(kept[0] - 6 * ranks[0] / (ranks[0] + ranks[1])) < 1
 
 
+def test_a_prompts_budget_where_embeddings_are_handed_over():
+    model = TINY["LlavaForConditionalGeneration"].build()
+    inputs = batch(model, (1, "image", 2, "image", 4), (4, "image", 3))
+    with svdprune_ext.apply(model, keep=6, per="prompt") as handle, torch.no_grad():
+        model(**inputs)
+        kept = handle.last.num_kept
+        assert (kept[0] + kept[1], kept[2]) == (6, 6)
+        inputs["inputs_embeds"] = model.get_input_embeddings()(inputs.pop("input_ids"))
+        model(**inputs)
+        assert handle.last.num_kept == kept
+        model.generate(**inputs, max_new_tokens=2)
+        assert handle.last.num_kept == kept
+
+
 def test_newlines_go_with_the_first_dropped_token():
     model = TINY["LlavaNextForConditionalGeneration"].build()
     inputs = batch(model, (1, "image", 2, "image", 4))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_configs import TINY
 from tiny_vlms import batch
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
 import svdprune_ext
 from svdprune_ext import FastV
@@ -90,6 +90,21 @@ class _NoCache:
 
     def __getattr__(self, name):
         return lambda *args: None
+
+
+@pytest.mark.parametrize("pruning", [SVD, FASTV], ids=["svd", "fastv"])
+def test_a_static_cache_that_was_reset_takes_single_tokens(pruning):
+    model = TINY[LLAVA].build()
+    ids = torch.tensor([[5, 6, 7], [8, 9, 10]])
+    cache = StaticCache(config=model.config.get_text_config(), max_cache_len=64)
+    argument = cache_argument(model)
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+        with svdprune_ext.apply(model, **pruning):
+            model(**batch(model, (3, "image", 9), (2,)), **{argument: cache})
+            cache.reset()
+            steps = [model(input_ids=one, **{argument: cache}).logits for one in ids.split(1, 1)]
+    torch.testing.assert_close(torch.cat(steps, 1), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_copy_of_the_cache_keeps_notes_of_its_own(model):

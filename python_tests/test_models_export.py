@@ -66,6 +66,26 @@ def test_a_budget_that_depends_on_the_scores_is_refused_in_a_full_graph_alone(bu
 
 
 @torch.no_grad()
+def test_generate_on_a_compiled_forward_encodes_images_ahead_of_the_graph():
+    model = LLAVA.build()
+    if not hasattr(model, "_expand_multimodal_outputs"):
+        pytest.skip("this transformers encodes images within the step")
+    inputs = batch(model, *TWO)
+    options = {"max_new_tokens": 3, "do_sample": False}
+    forward = model.forward
+    with patched(model):
+        expected = model.generate(**inputs, **options)
+        model.forward = torch.compile(forward, backend="eager")
+        assert torch.equal(model.generate(**inputs, **options), expected)
+        torch._dynamo.reset()
+        model.forward = torch.compile(forward, fullgraph=True, backend="eager")
+        with pytest.raises(
+            torch._dynamo.exc.TorchDynamoException, match="must be encoded within it"
+        ):
+            model.generate(**inputs, **options)
+
+
+@torch.no_grad()
 def test_a_compiled_model_is_itself_again_after_removal_and_reset():
     model = LLAVA.build()
     inputs = batch(model, *TWO)

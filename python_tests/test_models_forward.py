@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
+import transformers
 from by_hand import RANK, kept_positions, logits_by_hand
-from tiny_configs import TINY
-from tiny_vlms import IMAGE, batch
+from tiny_configs import TINY, text
+from tiny_vlms import BOS, IMAGE, batch, seeded
 
 import svdprune_ext
 
@@ -42,6 +43,38 @@ def test_a_prompt_that_begins_with_an_image(model):
     expected = logits_by_hand(model, inputs, keep=5)[0]
     with svdprune_ext.apply(model, keep=5, rank=RANK):
         logits = logits_of(model, inputs)[0]
+    kept = kept_positions(model, inputs, 5)[0]
+    torch.testing.assert_close(logits[kept], expected, atol=2e-4, rtol=1e-4)
+
+
+def test_images_of_any_size_from_pixtrals_tower():
+    tower = transformers.PixtralVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=56,
+        patch_size=7,
+    )
+    config = transformers.LlavaConfig(
+        vision_config=tower,
+        text_config=text(transformers.LlamaConfig),
+        image_token_id=IMAGE,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    )
+    model = seeded(transformers.LlavaForConditionalGeneration(config), torch.float32)
+    ids = torch.tensor([[BOS, *[IMAGE] * 32, 7, 8, *[IMAGE] * 64, 9, 10]])
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "pixel_values": torch.randn(2, 3, 56, 56, generator=torch.Generator().manual_seed(1)),
+        "image_sizes": torch.tensor([[28, 56], [56, 56]]),
+    }
+    expected = logits_by_hand(model, inputs, keep=5)[0]
+    with svdprune_ext.apply(model, keep=5, rank=RANK) as handle:
+        logits = logits_of(model, inputs)[0]
+    assert handle.last.num_tokens == (32, 64)
     kept = kept_positions(model, inputs, 5)[0]
     torch.testing.assert_close(logits[kept], expected, atol=2e-4, rtol=1e-4)
 
@@ -161,6 +194,18 @@ def test_an_unsupported_model_is_told_what_is_supported():
         svdprune_ext.apply(torch.nn.Linear(2, 2))
 
 
+@pytest.mark.parametrize("name", ["Gemma3", "PaliGemma"])
+def test_flex_attention_is_refused_where_images_see_ahead(name):
+    model = TINY[f"{name}ForConditionalGeneration"].build()
+    model.set_attn_implementation({"text_config": "flex_attention"})
+    inputs = batch(model, (3, "image", 9))
+    with (
+        svdprune_ext.apply(model, keep=5),
+        pytest.raises(ValueError, match="as eager and sdpa attention have it, got BlockMask"),
+    ):
+        logits_of(model, inputs)
+
+
 @pytest.mark.parametrize("positions", ["compact", "original"])
 def test_prompts_that_drop_different_numbers_go_on_where_they_ended(positions):
     model = LLAVA.build()
@@ -174,3 +219,20 @@ def test_prompts_that_drop_different_numbers_go_on_where_they_ended(positions):
         cache = model(**start, use_cache=True).past_key_values
         rest = model(input_ids=ids[:, first:], attention_mask=mask, past_key_values=cache).logits
     torch.testing.assert_close(rest, whole[:, first:], atol=1e-4, rtol=1e-4)
+
+
+def test_a_prompt_that_drops_nothing_is_numbered_as_if_it_were_alone():
+    model = TINY["Qwen2_5_VLForConditionalGeneration"].build()
+    inputs = batch(model, (2, "image", 5), (3, "image", 4, "image", 4))
+    small = int(inputs["image_grid_thw"][0].prod()) // 4
+    alone = {k: v[:1] for k, v in inputs.items() if k != "pixel_values"}
+    alone["pixel_values"] = inputs["pixel_values"][: 4 * small]
+    options = {"max_new_tokens": 4, "do_sample": False, "output_logits": True}
+    options["return_dict_in_generate"] = True
+    with svdprune_ext.apply(model, keep=small, positions="compact") as handle:
+        expected = model.generate(**alone, **options).logits
+        got = model.generate(**inputs, **options).logits
+        assert handle.last.num_kept[0] == small < handle.last.num_tokens[2]
+    torch.testing.assert_close(
+        torch.stack(got)[:, 0], torch.stack(expected)[:, 0], atol=2e-4, rtol=1e-4
+    )

@@ -60,6 +60,15 @@ def test_the_record_begins_anew_with_each_call_of_the_encoder(model, inputs):
         assert handle.last.num_kept == (4,)
 
 
+def test_image_features_as_a_tuple(model, inputs):
+    with torch.no_grad():
+        expected = model.get_image_features(inputs["pixel_values"], return_dict=False)
+        with svdprune_ext.apply(model, 1.0):
+            got = model.get_image_features(inputs["pixel_values"], return_dict=False)
+    assert len(got) == len(expected)
+    assert torch.equal(got[0], expected[0])
+
+
 @pytest.mark.parametrize("options", [{}, {"per": "prompt"}])
 def test_a_failed_step_leaves_nothing_behind(model, inputs, options):
     no_places = {**inputs, "input_ids": torch.full_like(inputs["input_ids"], 5)}
@@ -94,6 +103,22 @@ def test_the_decoder_alone_is_not_told_of_a_step_that_failed(model, inputs, prun
         with svdprune_ext.apply(model, **pruning):
             with pytest.raises(RuntimeError):
                 model(**other)
+            got = model.get_decoder()(inputs_embeds=embeds).last_hidden_state
+    assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize(
+    "pruning", [FASTV, {"keep": 8, "then": svdprune_ext.FastV(keep=4, layer=1)}]
+)
+def test_the_decoder_alone_is_not_told_of_a_step_with_too_few_placeholders(model, inputs, pruning):
+    too_few = {**inputs, "input_ids": inputs["input_ids"].clone()}
+    too_few["input_ids"][0, 5] = 7  # in place of a placeholder
+    embeds = torch.randn(1, inputs["input_ids"].shape[1], 48)
+    with torch.no_grad():
+        expected = model.get_decoder()(inputs_embeds=embeds).last_hidden_state
+        with svdprune_ext.apply(model, **pruning):
+            with pytest.raises(ValueError):  # noqa: PT011  (transformers' words)
+                model(**too_few)
             got = model.get_decoder()(inputs_embeds=embeds).last_hidden_state
     assert torch.equal(got, expected)
 

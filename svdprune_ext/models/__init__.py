@@ -102,8 +102,9 @@ def apply(
     (``get_video_features``) of the base model on the instance, with "prompt" also ``generate``; for a method
     within the decoder hooks on its layers, ``generate``, and ``config`` of a few attention modules on the
     instance; and on each cache that holds a pruned prompt, notes of what its slots hold, and the methods that
-    reorder, repeat or select its rows, which the notes follow. No weight and no shared configuration is
-    touched. One forward pass at a time. A patched model cannot be copied or pickled: copy it first.
+    empty it, or reorder, repeat or select its rows, which the notes follow. No weight and no shared
+    configuration is touched. One forward pass at a time: threads need a lock. A patched model cannot be
+    copied or pickled: copy it first.
 
     Args:
         model: A model of one of ``supported_models()``.
@@ -121,7 +122,7 @@ def apply(
             ``keep``. None keeps as many as ``keep`` says.
         per: What has a budget of its own: each "tile", "image" or "prompt". A budget that spans several
             images or tiles is shared among them in proportion to their ranks. A video is an image, its
-            frames are its tiles.
+            frames are its tiles; of one prompt the images share a budget, and the videos another.
         scope: What is scored by one SVD: each "tile", "image" or "prompt".
         features: What is scored: features of the "encoder", or those behind the "projector". The first lets
             a projector that maps row by row run on the kept tokens only.

@@ -56,14 +56,15 @@ _Notes = dict[str, OfRows]
 def note(cache: Any, name: str, value: OfRows) -> None:
     """Notes something of the rows of a cache on the cache itself, where it follows them.
 
-    Modifications: an attribute of the cache, and the methods that reorder, repeat or select its rows, on the
-    instance. They hold the cache's layers, not the cache: it goes when nobody needs it, as before.
+    Modifications: an attribute of the cache, and the methods that empty it, or reorder, repeat or select its
+    rows, on the instance. They hold the cache's layers, not the cache: it goes when nobody needs it, as
+    before.
     """
     notes: _Notes | None = getattr(cache, _NOTES, None)
     if notes is None:
         notes = {}
         setattr(cache, _NOTES, notes)
-        for method in (reorder_cache, batch_repeat_interleave, batch_select_indices):
+        for method in (reset, reorder_cache, batch_repeat_interleave, batch_select_indices):
             setattr(cache, method.__name__, partial(method, cache.layers, notes))
     notes[name] = value
 
@@ -77,6 +78,13 @@ def noted(cache: Any, name: str) -> Any:
 def forget(cache: Any, name: str) -> None:
     """Drops a note."""
     getattr(cache, _NOTES, {}).pop(name, None)
+
+
+def reset(layers: list[Any], notes: _Notes) -> None:
+    """As ``Cache.reset``, and forgets the notes."""
+    for layer in layers:
+        layer.reset()
+    notes.clear()
 
 
 def reorder_cache(layers: list[Any], notes: _Notes, beam_idx: Tensor) -> None:

@@ -28,10 +28,11 @@ from svdprune_ext.models.masks import (
     attention_by_slot,
     padding_by_slot,
     padding_of,
+    refuse_other_masks,
     says_who_sees_whom,
 )
 from svdprune_ext.models.own import OfOneModel
-from svdprune_ext.models.placeholders import is_placeholder
+from svdprune_ext.models.placeholders import is_placeholder, prompt_among
 from svdprune_ext.models.sequence import Layout, Packing, compact_positions, pack_deepstack
 from svdprune_ext.models.settings import Settings
 from svdprune_ext.models.tracing import is_captured
@@ -86,7 +87,7 @@ class DecoderSide(OfOneModel):
     def before_model(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Begins a step. On a cache with dropped tokens it says what the model would ask of the cache."""
         kwargs = {**dict(zip(self._arguments, args, strict=False)), **kwargs}
-        self._vision.begin_step(kwargs.get("input_ids"))
+        self._vision.begin_step(prompt_among(kwargs))
         self._call = _Call.of(kwargs)
         mask = kwargs.get("attention_mask")
         self._mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
@@ -155,9 +156,14 @@ class DecoderSide(OfOneModel):
             return None, new  # no wait for the device
         dropped = embeds[..., 0].isnan()
         if call.ids is not None:  # a NaN of text is the model's own
-            places = is_placeholder(call.ids[:, -new:], self._base.config)
+            places = is_placeholder(call.ids[:, -new:], self._base)
             dropped &= places.to(dropped.device)
         if is_traced:
+            if call.ids is not None and call.is_ahead:
+                raise ValueError(
+                    "svdprune_ext: where a prompt is compiled or captured, its images must be encoded within "
+                    "it, for the graph to know how many tokens are kept; generate encodes them ahead"
+                )
             known = _known_when_traced(known, rows)
             alike = dropped.sum(1) == known // rows
             torch._assert_async(
@@ -181,6 +187,7 @@ class DecoderSide(OfOneModel):
         packing = Packing.dropping(dropped, most_kept)
         after = before.extended(packing)
         mask = kwargs.get("attention_mask")
+        refuse_other_masks(mask)
         padding = padding_by_slot(self._padding(mask), after)
         capacity = capacity_of(cache)
         if capacity is not None:
@@ -223,9 +230,8 @@ class DecoderSide(OfOneModel):
         given = kwargs.get("position_ids")
         ids = (steps + first).unsqueeze(0) if given is None else given[..., -new:]
         if self._settings.positions == "compact":
-            ids = (
-                ids - layout.dropped if ids.dim() == 2 else kept_before.expand(ids.shape[0], -1, -1)
-            )
+            is_grid = ids.dim() == 3
+            ids = _counted(ids, kept_before, layout) if is_grid else ids - layout.dropped
         return {**kwargs, "attention_mask": mask, "position_ids": ids}
 
     def _padding(self, mask: Any) -> Tensor | None:
@@ -249,11 +255,12 @@ class DecoderSide(OfOneModel):
             if compact:
                 return compact_positions(given, packing, before.dropped)
             return given.gather(1, packing.index)
-        if compact:  # M-RoPE: the grid goes, and all axes count the slots
-            counted = (padding.cumsum(1) - 1).clamp_min(0)[:, -packing.index.shape[1] :]
-            return counted.expand(given.shape[0], -1, -1)
         given = given.expand(-1, rows, -1)
-        return given.gather(2, packing.index.expand(given.shape[0], -1, -1))
+        ids = given.gather(2, packing.index.expand(given.shape[0], -1, -1))
+        if not compact:
+            return ids
+        slots = (padding.cumsum(1) - 1).clamp_min(0)[:, -packing.index.shape[1] :]
+        return _counted(ids, slots, before.extended(packing))
 
     def after_decoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -273,6 +280,11 @@ class DecoderSide(OfOneModel):
             return (packing.unpack(output[0]), *output[1:])
         output.last_hidden_state = packing.unpack(output.last_hidden_state)
         return output
+
+
+def _counted(ids: Tensor, slots: Tensor, layout: Layout) -> Tensor:
+    """Compact ids of M-RoPE [axes, B, M]: where a row dropped tokens the grid goes, all axes count slots."""
+    return torch.where(layout.dropped > 0, slots, ids)
 
 
 def noted_layout(cache: Any, new: int) -> Layout | None:

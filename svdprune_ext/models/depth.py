@@ -35,7 +35,7 @@ from svdprune_ext.models.layer_slots import (
 )
 from svdprune_ext.models.overheard import overhear
 from svdprune_ext.models.own import OfOneModel
-from svdprune_ext.models.placeholders import is_placeholder, placeholder_tokens
+from svdprune_ext.models.placeholders import is_placeholder, prompt_among
 from svdprune_ext.models.stage import Tokens, first_of_each, gather_rows
 from svdprune_ext.models.step import (
     Inputs,
@@ -99,14 +99,10 @@ class DepthSide(OfOneModel):
     ) -> None:
         """Notes where the placeholders of vision tokens stand."""
         kwargs = {**dict(zip(self._arguments, args, strict=False)), **kwargs}
-        ids, embeds = kwargs.get("input_ids"), kwargs.get("inputs_embeds")
-        self._vision, config = None, self._base.config
-        if ids is not None and ids.shape[1] > 1:
-            self._vision = is_placeholder(ids, config)
-        elif ids is None and embeds is not None and embeds.shape[1] > 1:
-            tokens = placeholder_tokens(config)
-            rows = self._base.get_input_embeddings()(torch.tensor(tokens, device=embeds.device))
-            self._vision = (embeds.unsqueeze(2) == rows).all(-1).any(-1)
+        prompt = prompt_among(kwargs)
+        self._vision = None
+        if prompt is not None and prompt.shape[1] > 1:
+            self._vision = is_placeholder(prompt, self._base)
 
     def after_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Ends a step, even one that failed: a decoder called by itself has nothing to do with it."""

@@ -11,6 +11,7 @@ import torch
 from svdprune_ext.in_decoder.method import DecoderMethod
 from svdprune_ext.models.cache import capacity_of
 from svdprune_ext.models.own import put
+from svdprune_ext.models.placeholders import prompt_among
 
 _IMAGES = ("pixel_values", "pixel_values_videos", "inputs_embeds")
 
@@ -31,8 +32,7 @@ def refuse_pieces(method: DecoderMethod, model: Any) -> Callable[[], None]:
     ) -> Any:
         config = generation_config or model.generation_config
         piece = kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
-        prompt = kwargs.get("input_ids", inputs)
-        prompt = kwargs.get("inputs_embeds") if prompt is None else prompt
+        prompt = prompt_among({"input_ids": inputs, **kwargs})
         has_images = any(kwargs.get(name) is not None for name in _IMAGES)
         if piece is not None and has_images and prompt is not None and piece < prompt.shape[1]:
             raise ValueError(

@@ -22,6 +22,20 @@ def says_who_sees_whom(mask: Any) -> bool:
     return isinstance(mask, Tensor) and mask.dim() == 4
 
 
+def refuse_other_masks(mask: Any) -> None:
+    """Refuses a mask whose rows and columns cannot be told, as flex attention's.
+
+    Raises:
+        ValueError: It is not None, a tensor, or a dict of these.
+    """
+    for part in mask.values() if isinstance(mask, dict) else [mask]:
+        if part is not None and not isinstance(part, Tensor):
+            raise ValueError(
+                "svdprune_ext: the decoder's attention_mask must be made of tensors where vision tokens are "
+                f"pruned, as eager and sdpa attention have it, got {type(part).__name__}"
+            )
+
+
 def padding_by_slot(mask: Tensor | None, layout: Layout) -> Tensor:
     """[B, F] or nothing -> [B, S]; never None, as a gap in the positions then starts a new sequence."""
     if mask is None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from svdprune_ext.models.depth_record import InDecoder
 from svdprune_ext.models.family import Family, Grid, ToGrid
 from svdprune_ext.models.own import OfOneModel, put
+from svdprune_ext.models.placeholders import is_token, prompt_among
 from svdprune_ext.models.rows import by_row, indices, with_nan, with_tokens
 from svdprune_ext.models.selection import Choice, choose
 from svdprune_ext.models.settings import Settings
@@ -83,7 +84,7 @@ class VisionSide(OfOneModel):
         last: What was kept of the images and videos encoded last.
         dropped: Number of tokens dropped since ``begin_step``; None where only the device knows.
         has_encoded: Whether the encoder has run since ``begin_step``.
-        input_ids: The prompts' [B, L], where they are known ahead of the encoder.
+        prompt: Ids [B, L] or embeddings [B, L, H] of the prompts, where they are known ahead of the encoder.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class VisionSide(OfOneModel):
         self.last: Selection | None = None
         self.dropped: int | None = 0
         self.has_encoded = False
-        self.input_ids: Tensor | None = None
+        self.prompt: Tensor | None = None
         self._family, self._base, self._settings = family, base, settings
         self._attention = attention
         self._encoding: _Encoding | None = None
@@ -127,13 +128,13 @@ class VisionSide(OfOneModel):
             removers.append(self._wrap_generate(model))
         return removers
 
-    def begin_step(self, input_ids: Tensor | None) -> None:
+    def begin_step(self, prompt: Tensor | None) -> None:
         """To be called before each forward pass of the base model."""
-        self.input_ids, self.dropped, self.has_encoded = input_ids, 0, False
+        self.prompt, self.dropped, self.has_encoded = prompt, 0, False
 
     def end_step(self) -> None:
         """To be called when the decoder has what was encoded, or the step failed."""
-        self.input_ids, self.dropped = None, None
+        self.prompt, self.dropped = None, None
         self._called.clear()
 
     def _wrap(self, name: str, to_grid: ToGrid, placeholder: str) -> Callable[[], None]:
@@ -147,17 +148,19 @@ class VisionSide(OfOneModel):
             if torch.compiler.is_compiling() or is_captured():
                 self._settings.check_traced()
             call = {**dict(zip(parameters, args, strict=False)), **kwargs}
+            as_dict = kwargs.get("return_dict")
+            as_dict = self._base.config.return_dict if as_dict is None else as_dict
             if name in self._called:  # there was no step since
                 self._called.clear()
             self._encoding = _Encoding(to_grid, call, getattr(self._base.config, placeholder))
             try:
-                output = original(*args, **kwargs)
+                output = original(*args, **{**kwargs, "return_dict": True})
                 self._mark(output, self._encoding)
                 self._called.add(name)
                 self.has_encoded = True
             finally:
                 self._encoding = None
-            return output
+            return output if as_dict else output.to_tuple()
 
         return put(self._base, name, wrapped)
 
@@ -166,11 +169,11 @@ class VisionSide(OfOneModel):
 
         @functools.wraps(original)
         def generate(inputs: Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-            self.input_ids = kwargs.get("input_ids", inputs)
+            self.prompt = prompt_among({"input_ids": inputs, **kwargs})
             try:
                 return original(inputs, *args, **kwargs)
             finally:
-                self.input_ids = None
+                self.prompt = None
 
         return put(model, "generate", generate)
 
@@ -207,9 +210,9 @@ class VisionSide(OfOneModel):
 
     def _choose(self, encoding: _Encoding, features: Tensor) -> Choice:
         prompts = None
-        if self._of_prompts and self.input_ids is not None:
+        if self._of_prompts and self.prompt is not None:
             assert encoding.grid is not None
-            placeholders = (self.input_ids == encoding.placeholder).sum(1).tolist()
+            placeholders = is_token(self.prompt, encoding.placeholder, self._base).sum(1).tolist()
             prompts = _images_of_prompts(encoding.grid.rows_of_images(), placeholders)
         assert encoding.grid is not None
         attention = encoding.attention
