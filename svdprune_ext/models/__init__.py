@@ -20,6 +20,7 @@ from svdprune_ext.models.families import family_of, supported_models
 from svdprune_ext.models.family import Family
 from svdprune_ext.models.settings import DEFAULT_SELECT, Settings
 from svdprune_ext.models.tower import TowerAttention
+from svdprune_ext.models.turn import Turn
 from svdprune_ext.models.vision import Selection, VisionSide
 
 __all__ = ["Handle", "Selection", "apply", "supported_models"]
@@ -213,13 +214,15 @@ def _install(
 ) -> Handle:
     """Puts the hooks of one or both methods in place; of two, those before the decoder first."""
     base, decoder = model.base_model, model.get_decoder()
-    vision, side, depth = None, None, None
+    vision, side, depth, turn = None, None, None, Turn()
     if within is not None:
         check_model(within, family, decoder)
     removers: list[Callable[[], None]] = []
+    removers.append(base.register_forward_pre_hook(turn.before_model).remove)
     if settings is not None:
-        vision = VisionSide(family, base, settings, _tower_attention(family, base, settings))
-        side = DecoderSide(family, settings, vision, base, decoder)
+        attention = _tower_attention(family, base, settings)
+        vision = VisionSide(family, base, settings, attention, turn)
+        side = DecoderSide(family, settings, vision, base, decoder, turn)
         removers += [
             *vision.install(model),
             base.register_forward_pre_hook(side.before_model, with_kwargs=True).remove,
@@ -228,8 +231,9 @@ def _install(
             decoder.register_forward_hook(side.after_decoder, with_kwargs=True).remove,
         ]
     if within is not None:
-        depth = DepthSide(within, base, decoder, side)
+        depth = DepthSide(within, base, decoder, side, turn)
         removers += [*depth.install(), refuse_pieces(within, model)]
+    removers.append(base.register_forward_hook(turn.after_model, always_call=True).remove)
     _patched.add(base)
     return Handle(base, settings, vision, depth, removers)
 

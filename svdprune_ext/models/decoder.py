@@ -36,6 +36,7 @@ from svdprune_ext.models.placeholders import is_placeholder, prompt_among
 from svdprune_ext.models.sequence import Layout, Packing, compact_positions, pack_deepstack
 from svdprune_ext.models.settings import Settings
 from svdprune_ext.models.tracing import is_captured
+from svdprune_ext.models.turn import Turn
 from svdprune_ext.models.vision import VisionSide
 
 _ENCODED = "mm_encoder_outputs"  # of images, ahead of the step
@@ -69,9 +70,16 @@ class DecoderSide(OfOneModel):
     """The hooks on the base model and the decoder of one patched model."""
 
     def __init__(
-        self, family: Family, settings: Settings, vision: VisionSide, base: nn.Module, decoder: Any
+        self,
+        family: Family,
+        settings: Settings,
+        vision: VisionSide,
+        base: nn.Module,
+        decoder: Any,
+        turn: Turn,
     ) -> None:
         self._family, self._settings, self._vision = family, settings, vision
+        self._turn = turn
         self._base: Any = base
         self._arguments = list(inspect.signature(base.forward).parameters)
         self._window: int | None = getattr(decoder.config, "sliding_window", None)
@@ -115,8 +123,9 @@ class DecoderSide(OfOneModel):
 
     def after_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Ends a step, even one that failed: a decoder called by itself has nothing to do with it."""
-        self._vision.end_step()
-        self._call = _Call()
+        if self._turn.is_taken():
+            self._vision.end_step()
+            self._call = _Call()
 
     def _shown(self, ids: Tensor | None, new: int, layout: Layout) -> int:
         """Number of positions, new ones included, where there is no mask: no row is padded."""

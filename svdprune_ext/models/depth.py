@@ -45,6 +45,7 @@ from svdprune_ext.models.step import (
     text_behind,
     valid_slots,
 )
+from svdprune_ext.models.turn import Turn
 
 
 class DepthSide(OfOneModel):
@@ -55,12 +56,17 @@ class DepthSide(OfOneModel):
     """
 
     def __init__(
-        self, method: DecoderMethod, base: Any, decoder: Any, embeds_side: DecoderSide | None
+        self,
+        method: DecoderMethod,
+        base: Any,
+        decoder: Any,
+        embeds_side: DecoderSide | None,
+        turn: Turn,
     ) -> None:
         self.last: InDecoder | None = None
         self._method, self._base, self._decoder = method, base, decoder
         self._cuts = method.layers_of(len(decoder.layers))
-        self._embeds_side = embeds_side
+        self._embeds_side, self._turn = embeds_side, turn
         self._arguments = list(inspect.signature(base.forward).parameters)
         self._vision: Tensor | None = None  # of the positions of a step, bool [B, q]
         self._step: Step | None = None
@@ -106,7 +112,8 @@ class DepthSide(OfOneModel):
 
     def after_model(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Ends a step, even one that failed: a decoder called by itself has nothing to do with it."""
-        self._vision, self._step, self._inputs = None, None, None
+        if self._turn.is_taken():
+            self._vision, self._step, self._inputs = None, None, None
 
     def before_decoder(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -28,6 +28,7 @@ from svdprune_ext.models.selection import Choice, choose
 from svdprune_ext.models.settings import Settings
 from svdprune_ext.models.tower import TowerAttention
 from svdprune_ext.models.tracing import is_captured
+from svdprune_ext.models.turn import Turn
 
 
 @dataclass
@@ -92,14 +93,15 @@ class VisionSide(OfOneModel):
         family: Family,
         base: Any,
         settings: Settings,
-        attention: TowerAttention | None = None,
+        attention: TowerAttention | None,
+        turn: Turn,
     ) -> None:
         self.last: Selection | None = None
         self.dropped: int | None = 0
         self.has_encoded = False
         self.prompt: Tensor | None = None
         self._family, self._base, self._settings = family, base, settings
-        self._attention = attention
+        self._attention, self._turn = attention, turn
         self._encoding: _Encoding | None = None
         self._called: set[str] = set()  # encoders whose images ``last`` holds, for the step to come
         self._of_prompts = "prompt" in (settings.scope, settings.per)
@@ -162,7 +164,7 @@ class VisionSide(OfOneModel):
                 self._encoding = None
             return output if as_dict else output.to_tuple()
 
-        return put(self._base, name, wrapped)
+        return put(self._base, name, self._turn.during(wrapped))
 
     def _wrap_generate(self, model: Any) -> Callable[[], None]:
         original = model.generate
@@ -175,7 +177,7 @@ class VisionSide(OfOneModel):
             finally:
                 self.prompt = None
 
-        return put(model, "generate", generate)
+        return put(model, "generate", self._turn.during(generate))
 
     def before_projector(self, module: nn.Module, args: tuple[Any, ...]) -> Any:
         """Scores the encoder's features; the projector then runs on the kept ones alone, if it can."""
