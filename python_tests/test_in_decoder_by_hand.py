@@ -9,9 +9,8 @@ from svdprune_ext import FastV, PyramidDrop, SparseVLM
 from svdprune_ext.in_decoder import counts, heads, raters, recycling
 from svdprune_ext.in_decoder.attention import LayerCall
 from svdprune_ext.in_decoder.places import mask_of, places_of
-from svdprune_ext.models.depth import highest_of_rows
 from svdprune_ext.models.layer_slots import Behind, Slots, mask_by_slot
-from svdprune_ext.models.stage import Tokens, gather_rows
+from svdprune_ext.models.stage import Tokens, gather_rows, highest_of_rows
 
 LOG2, LOG3 = math.log(2), math.log(3)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from svdprune_ext.models.cache import LAYOUT, cache_returned, note, rows_at
-from svdprune_ext.models.decoder import noted_layout
+from svdprune_ext.models.noted_layout import noted_layout
 
 
 def read_prefix(model: Any, prefix: Tensor, images: range) -> Any:

@@ -8,21 +8,12 @@ beams, assisted decoding, later turns and hand-written loops find it there.
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from svdprune_ext.models.cache import (
-    LAYOUT,
-    cache_among,
-    cache_returned,
-    capacity_of,
-    forget,
-    note,
-    noted,
-)
+from svdprune_ext.models.cache import LAYOUT, cache_among, cache_returned, capacity_of, note
 from svdprune_ext.models.family import Family
 from svdprune_ext.models.masks import (
     attention_by_slot,
@@ -31,39 +22,15 @@ from svdprune_ext.models.masks import (
     refuse_other_masks,
     says_who_sees_whom,
 )
+from svdprune_ext.models.noted_layout import already_seen, noted_layout
 from svdprune_ext.models.own import OfOneModel
 from svdprune_ext.models.placeholders import is_placeholder, prompt_among
 from svdprune_ext.models.sequence import Layout, Packing, compact_positions, pack_deepstack
 from svdprune_ext.models.settings import Settings
+from svdprune_ext.models.step_call import StepCall, rows_and_length, without_first
 from svdprune_ext.models.tracing import is_captured
 from svdprune_ext.models.turn import Turn
 from svdprune_ext.models.vision import VisionSide
-
-_ENCODED = "mm_encoder_outputs"  # of images, ahead of the step
-_IMAGES = ("pixel_values", "pixel_values_videos", "image_hidden_states", _ENCODED)
-
-
-@dataclass(frozen=True)
-class _Call:
-    """What a step was called with, as far as it tells whether tokens were dropped; by default all may be.
-
-    Attributes:
-        ids: Token ids [B, at least q]; None where embeddings were handed over.
-        is_ahead: Whether images may have been encoded before the step.
-        may_drop: Whether there may be images.
-    """
-
-    ids: Tensor | None = None
-    is_ahead: bool = True
-    may_drop: bool = True
-
-    @classmethod
-    def of(cls, kwargs: dict[str, Any]) -> _Call:
-        """From the arguments of the base model."""
-        if kwargs.get("inputs_embeds") is not None:
-            return cls()
-        has_images = any(kwargs.get(name) is not None for name in _IMAGES)
-        return cls(kwargs.get("input_ids"), kwargs.get(_ENCODED) is not None, has_images)
 
 
 class DecoderSide(OfOneModel):
@@ -84,7 +51,7 @@ class DecoderSide(OfOneModel):
         self._arguments = list(inspect.signature(base.forward).parameters)
         self._window: int | None = getattr(decoder.config, "sliding_window", None)
         self._mask: Tensor | None = None  # what the model was called with, [B, positions]
-        self._call = _Call()
+        self._call = StepCall()
         self._dropping: tuple[Packing, Layout] | None = None
 
     @property
@@ -96,10 +63,10 @@ class DecoderSide(OfOneModel):
         """Begins a step. On a cache with dropped tokens it says what the model would ask of the cache."""
         kwargs = {**dict(zip(self._arguments, args, strict=False)), **kwargs}
         self._vision.begin_step(prompt_among(kwargs))
-        self._call = _Call.of(kwargs)
+        self._call = StepCall.of(kwargs)
         mask = kwargs.get("attention_mask")
         self._mask = mask if isinstance(mask, Tensor) and mask.dim() == 2 else None
-        rows, new = _rows_and_length(kwargs)
+        rows, new = rows_and_length(kwargs)
         layout = noted_layout(cache_among(kwargs), new)
         if layout is not None and len(layout.index) != rows:
             raise ValueError(
@@ -113,8 +80,8 @@ class DecoderSide(OfOneModel):
             self._mask = layout.index.new_ones(len(layout.index), shown)
             kwargs["attention_mask"] = self._mask
         if self._mask is not None:
-            seen = _already_seen(self._mask.shape[1], new, layout)
-            kwargs, new = _without_first(kwargs, seen), new - seen
+            seen = already_seen(self._mask.shape[1], new, layout)
+            kwargs, new = without_first(kwargs, seen), new - seen
         first = self._family.first_position
         if kwargs.get("position_ids") is None and first is not None:
             ids = torch.arange(new, device=layout.index.device) + layout.positions + first
@@ -125,7 +92,7 @@ class DecoderSide(OfOneModel):
         """Ends a step, even one that failed: a decoder called by itself has nothing to do with it."""
         if self._turn.is_taken():
             self._vision.end_step()
-            self._call = _Call()
+            self._call = StepCall()
 
     def _shown(self, ids: Tensor | None, new: int, layout: Layout) -> int:
         """Number of positions, new ones included, where there is no mask: no row is padded."""
@@ -294,64 +261,6 @@ class DecoderSide(OfOneModel):
 def _counted(ids: Tensor, slots: Tensor, layout: Layout) -> Tensor:
     """Compact ids of M-RoPE [axes, B, M]: where a row dropped tokens the grid goes, all axes count slots."""
     return torch.where(layout.dropped > 0, slots, ids)
-
-
-def noted_layout(cache: Any, new: int) -> Layout | None:
-    """The layout noted on a cache, grown to its present length; None if nothing was dropped.
-
-    Args:
-        cache: The key-value cache, or None.
-        new: Number of positions that are to be added.
-    """
-    layout: Layout | None = noted(cache, LAYOUT)
-    if layout is None or (layout.static_mask is not None and new == 1):
-        return layout
-    slots = int(cache.get_seq_length())
-    if slots == 0:  # it was reset
-        forget(cache, LAYOUT)
-        return None
-    if layout.static_mask is not None:
-        raise ValueError(
-            f"svdprune_ext: a static cache that holds a pruned prompt takes one token at a time, got {new}"
-        )
-    if slots < layout.index.shape[1]:
-        return layout.cropped_to(slots)
-    return layout.grown_to(slots)
-
-
-def _already_seen(shown: int, new: int, layout: Layout) -> int:
-    """How many of the ``new`` leading positions the cache holds already.
-
-    ``generate`` with a kept cache skips as many ids as the cache has slots, which is less than the number
-    of positions they stand for; it then shows the last ones again.
-    """
-    repeated = layout.positions + new - shown
-    slots_missing = layout.positions - layout.index.shape[1]
-    if repeated not in (0, slots_missing) or repeated >= new:
-        raise ValueError(
-            f"svdprune_ext: attention_mask or position_ids must cover the {layout.positions} positions seen "
-            f"so far and the {new} new ones, {layout.positions + new} in all, got {shown}"
-        )
-    return repeated
-
-
-def _rows_and_length(kwargs: dict[str, Any]) -> tuple[int, int]:
-    ids = kwargs.get("input_ids")
-    rows, length = (kwargs["inputs_embeds"] if ids is None else ids).shape[:2]
-    return rows, length
-
-
-def _without_first(kwargs: dict[str, Any], count: int) -> dict[str, Any]:
-    """The arguments of the base model without the first positions."""
-    if count == 0:
-        return kwargs
-    kwargs = dict(kwargs)
-    for name in ("input_ids", "position_ids", "token_type_ids", "mm_token_type_ids"):
-        if kwargs.get(name) is not None:
-            kwargs[name] = kwargs[name][..., count:]
-    if kwargs.get("inputs_embeds") is not None:
-        kwargs["inputs_embeds"] = kwargs["inputs_embeds"][:, count:]
-    return kwargs
 
 
 def _known_when_traced(dropped: int | None, rows: int) -> int:

@@ -36,7 +36,7 @@ from svdprune_ext.models.layer_slots import (
 from svdprune_ext.models.overheard import overhear
 from svdprune_ext.models.own import OfOneModel
 from svdprune_ext.models.placeholders import is_placeholder, prompt_among
-from svdprune_ext.models.stage import Tokens, first_of_each, gather_rows
+from svdprune_ext.models.stage import Tokens, gather_rows, highest_of_rows
 from svdprune_ext.models.step import (
     Inputs,
     Step,
@@ -226,10 +226,9 @@ class DepthSide(OfOneModel):
         visual = torch.where(visual >= 0, visual + step.past, -1)
         key = key[:, :, : step.slots.valid.shape[1]]  # of a static cache, those in use
         cos, sin = self._turns
+        # RoPE turns (1, 1) by t into (cos t - sin t, cos t + sin t).
         half = torch.ones_like(sin)
-        half[
-            ..., : half.shape[-1] // 2
-        ] = -1  # RoPE turns (1, 1) by t into (cos t - sin t, cos t + sin t)
+        half[..., : half.shape[-1] // 2] = -1
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             call = LayerCall(
                 query=query.detach(),
@@ -298,11 +297,3 @@ class DepthSide(OfOneModel):
             return (step.tokens.spread(output[0], length), *output[1:])
         output.last_hidden_state = step.tokens.spread(output.last_hidden_state, length)
         return output
-
-
-def highest_of_rows(scores: Tensor, counts: list[int]) -> Tensor:
-    """Bool [B, N]: the ``counts`` tokens of highest score of each row; of equal ones, the first."""
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    rank = torch.arange(scores.shape[1], device=scores.device)
-    wanted = first_of_each(rank, counts)
-    return torch.zeros_like(order, dtype=torch.bool).scatter(1, order, wanted)

@@ -124,3 +124,11 @@ def gather_rows(hidden: Tensor, recycled: Tensor | None, order: Tensor, valid: T
     order = order.to(hidden.device).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])
     picked = hidden.gather(1, order)
     return torch.where(valid.to(hidden.device).unsqueeze(-1), picked, picked.new_zeros(()))
+
+
+def highest_of_rows(scores: Tensor, counts: list[int]) -> Tensor:
+    """Bool [B, N]: the ``counts`` tokens of highest score of each row; of equal ones, the first."""
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    rank = torch.arange(scores.shape[1], device=scores.device)
+    wanted = first_of_each(rank, counts)
+    return torch.zeros_like(order, dtype=torch.bool).scatter(1, order, wanted)
