@@ -1,5 +1,6 @@
 // Every op schema of svdprune_ext. The kernels register themselves, per backend, in
-// cpu/ and cuda/; fake kernels and autograd are registered in svdprune_ext/_register.py and rater.py.
+// cpu/ and cuda/; fake kernels and autograd are registered in svdprune_ext/_register.py, _transforms.py and
+// rater.py.
 
 #include "stable.h"
 

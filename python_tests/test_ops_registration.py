@@ -199,6 +199,29 @@ def test_transforms_of_torch_func():
         torch.testing.assert_close(of_tangent, grad.sum())
 
 
+@pytest.mark.filterwarnings("error")  # torch's, where it has to go image by image
+@pytest.mark.parametrize("shape", [(3, 12, 16), (3, 2, 12, 16)])
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_images_under_vmap_are_one_batch(shape, dim):
+    x = gaussian(*shape)
+    calls = {
+        "leverage_scores": lambda x: ops.leverage_scores(x, variance=0.8),
+        "diagnose": lambda x: ops.diagnose(x, variance=0.8),
+        "prune": lambda x: ops.prune(x, 4, select="pivoted"),
+        "prune_adaptive": lambda x: ops.prune_adaptive(x, 4, coverage=0.3),
+    }
+    for call in calls.values():
+        found = torch.vmap(call, in_dims=dim)(x.movedim(0, dim))
+        expected = [call(image) for image in x]
+        for of_all, of_each in zip(found, zip(*expected, strict=True), strict=True):
+            assert torch.equal(of_all, torch.stack(of_each))
+
+
+def test_features_without_tokens_are_refused_under_vmap():
+    with pytest.raises(ValueError, match=r"prune: x must be .*, got shape \[16\] under vmap"):
+        torch.vmap(lambda x: ops.prune(x, 4))(gaussian(12, 16))
+
+
 def test_forward_derivatives():
     x, tangent = gaussian(12, 16), gaussian(12, 16, seed=1)
     with forward_ad.dual_level():

@@ -1,18 +1,14 @@
-"""Fake kernels and autograd of the operators, and the names of their results in saved programs.
-
-Autocast needs no rule: the kernels read the features without ATen, so there is nothing that
-``torch.autocast`` could lower.
-"""
+"""Fake kernels of the operators, and the names of their results in saved programs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.utils import _pytree
+
+from svdprune_ext._transforms import has_kernel
 
 Result = TypeVar("Result", bound=tuple[Any, ...])
 
@@ -163,55 +159,6 @@ def _(
     )
 
 
-def register_autograd(op: str, finish: Callable[..., Any]) -> None:
-    """Registers an operator's autograd, but where the package is imported again: it is there then.
-
-    Args:
-        op: Its name, without the namespace.
-        finish: From the operator's first argument and its results, which have no gradient, to what is
-            returned.
-    """
-    if _has_kernel(op, "Autograd"):
-        return
-    overload = getattr(torch.ops.svdprune, op).default
-
-    def kernel(keyset: Any, first: Tensor, *args: Any, **kwargs: Any) -> Any:
-        with torch._C._AutoDispatchBelowAutograd():
-            results = overload.redispatch(
-                keyset & torch._C._after_autograd_keyset, first, *args, **kwargs
-            )
-        return finish(first, results)
-
-    _LIBRARY.impl(op, kernel, "Autograd", with_keyset=True)
-
-
-def without_gradient(_: Tensor, results: Any) -> Any:
-    """For an operator whose results choose tokens."""
-    return results
-
-
-def _with_gradient_of_the_rows(x: Tensor, results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    # The selection is piecewise constant, so only the gather has a derivative. It is done again by torch,
-    # whose derivatives are of any order, forward and reverse, and work under torch.func.
-    if not ((x.requires_grad and torch.is_grad_enabled()) or forward_ad._current_level >= 0):
-        return results
-    _, indices, *others = results
-    # A padded place (index -1) is a constant zero row: its gradient, be it NaN, goes nowhere.
-    tokens = torch.take_along_dim(x, indices.clamp_min(0).unsqueeze(-1), dim=-2)
-    return (tokens.masked_fill((indices < 0).unsqueeze(-1), 0), indices, *others)
-
-
-def _has_kernel(op: str, key: str) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"svdprune::{op}", key)
-
-
-_LIBRARY = torch.library.Library("svdprune", "IMPL")
-for _name in ("leverage_scores", "diagnose"):
-    register_autograd(_name, without_gradient)
-for _name in ("prune", "prune_adaptive", "prune_varlen"):
-    register_autograd(_name, _with_gradient_of_the_rows)
-
-
 def _refuse_cuda(op: str, argument: str = "x") -> Any:
     def kernel(*_: Any, **__: Any) -> Any:
         raise RuntimeError(
@@ -228,5 +175,5 @@ def refuse_cuda() -> None:
     of_queries = ("rater_scores", "rater_scores_by_head")
     for op in (*of_features, *of_queries):
         argument = "x" if op in of_features else "q"
-        if not _has_kernel(op, "CUDA"):
+        if not has_kernel(op, "CUDA"):
             torch.library.impl(f"svdprune::{op}", "CUDA", _refuse_cuda(op, argument))

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from svdprune_ext._register import check_devices, register_autograd, saved_as, without_gradient
+from svdprune_ext._register import check_devices, saved_as
+from svdprune_ext._transforms import register_autograd, without_gradient
 
 
 @saved_as("svdprune_ext.RaterScores")
