@@ -83,3 +83,29 @@ def test_scores_behind_the_projector_are_those_of_its_rows(model):
 
 def test_every_supported_model_is_tested():
     assert svdprune_ext.supported_models() == list(TINY)
+
+
+class Adapted(torch.nn.Module):
+    """As PEFT wraps a model."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def get_base_model(self):
+        return self.model
+
+
+@pytest.mark.parametrize(
+    ("wrap", "advice"),
+    [
+        (torch.compile, "got OptimizedModule; apply comes before torch.compile"),
+        (torch.nn.DataParallel, "got DataParallel; apply takes its module"),
+        (Adapted, r"got Adapted; apply takes its get_base_model\(\)"),
+        (lambda _: torch.nn.Linear(2, 2), "got Linear; docs/adding-a-model.md says how"),
+    ],
+)
+def test_what_holds_a_model_is_refused_with_advice(wrap, advice):
+    model = wrap(TINY["LlavaForConditionalGeneration"].build())
+    with pytest.raises(ValueError, match=f"model must be one of LlavaForCon.*, {advice}"):
+        svdprune_ext.apply(model)

@@ -32,6 +32,14 @@ FAMILIES = (
 )
 
 
+# What a model is told by that holds another one.
+_WRAPPED = {
+    "_orig_mod": "apply comes before torch.compile",
+    "get_base_model": "apply takes its get_base_model(), and the adapters stay on",
+    "module": "apply takes its module",
+}
+
+
 def supported_models() -> list[str]:
     """Names of the transformers classes that ``apply`` takes."""
     return [family.model_class for family in FAMILIES]
@@ -47,7 +55,10 @@ def family_of(model: nn.Module) -> Family:
     for family in FAMILIES:
         if family.model_class in names:
             return family
+    advice = next(
+        (what for attribute, what in _WRAPPED.items() if hasattr(model, attribute)),
+        "docs/adding-a-model.md says how to add a family",
+    )
     raise ValueError(
-        f"apply: model must be one of {', '.join(supported_models())}, got {type(model).__name__}; "
-        "docs/adding-a-model.md says how to add a family"
+        f"apply: model must be one of {', '.join(supported_models())}, got {type(model).__name__}; {advice}"
     )
