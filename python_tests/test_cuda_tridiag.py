@@ -7,6 +7,7 @@ import torch
 from agreement import assert_agrees
 from backends import on_backends
 from cuda_calls import assert_same_bits, needs_cuda
+from hard_cases import hard_case, plateaus
 from samples import behind_a_coupling, gaussian, orthonormal, photograph, power_law, with_spectrum
 
 import svdprune_ext as svdprune
@@ -84,6 +85,20 @@ def test_few_directions_end_the_reduction_early():
     _, steps = ran(torch.stack([photograph(), gaussian(576, 1024)]).cuda())
     assert steps[0] < 200
     assert steps[1] == 576
+
+
+@on_backends("seed", range(300), quick=lambda seed: seed < 40)
+def test_hard_spectra(backend, seed):
+    x, options = hard_case(seed)
+    assert_tridiag_agrees(backend, x, min(8, len(x)), **options)
+
+
+@on_backends("seed", range(300), quick=lambda seed: seed < 20)
+def test_plateaus_on_both_sides_of_the_cut(backend, seed):
+    x, options = plateaus(seed)
+    if x.shape[0] > x.shape[1]:  # where directions at rounding's edge are not counted
+        x = x.mT.contiguous()
+    assert_tridiag_agrees(backend, x, 8, **options)
 
 
 @on_backends("place", range(1, 20))
