@@ -172,6 +172,17 @@ def test_a_narrow_cut_between_plateaus_is_solved_in_float64():
     assert not svdprune.diagnose(x, rank=200).refined
 
 
+def test_a_narrow_cut_between_two_tokens_apart_is_solved_in_float64():
+    # The pair at the cut has no token in common, as long as rounding does not mix it.
+    x = 1e-5 * gaussian(200, 256)
+    x[3], x[17] = 0, 0
+    for less, refined in ((1.5e-5, True), (1e-4, False)):
+        x[3, 0], x[17, 1] = 1, 1 - less
+        found = svdprune.leverage_scores(x, rank=1)
+        assert_agrees(x, found.scores, found.rank, options={"rank": 1})
+        assert svdprune.diagnose(x, rank=1).refined.item() == refined
+
+
 @pytest.mark.parametrize("variance", [0.6, 0.9, 0.99])
 def test_the_smaller_projector_gives_the_same_scores(variance):
     # Above half of the directions the solver takes those that are not kept.
