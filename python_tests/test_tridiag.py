@@ -183,6 +183,14 @@ def test_a_narrow_cut_between_two_tokens_apart_is_solved_in_float64():
         assert svdprune.diagnose(x, rank=1).refined.item() == refined
 
 
+def test_a_direction_with_hardly_any_energy_is_solved_in_float64_on_the_features_side():
+    x = with_spectrum(120, 20, torch.cat([torch.linspace(1, 0.1, 19), torch.tensor([5e-6])]))
+    found = svdprune.leverage_scores(x, rank=20)
+    assert_agrees(x, found.scores, found.rank, options={"rank": 20})
+    assert svdprune.diagnose(x, rank=20).refined
+    assert not svdprune.diagnose(x, rank=19).refined
+
+
 @pytest.mark.parametrize("variance", [0.6, 0.9, 0.99])
 def test_the_smaller_projector_gives_the_same_scores(variance):
     # Above half of the directions the solver takes those that are not kept.
