@@ -7,7 +7,7 @@ import pytest
 import torch
 from agreement import assert_agrees
 from hard_cases import hard_case, plateaus
-from samples import behind_a_coupling, gaussian, power_law, sparse, with_spectrum
+from samples import behind_a_coupling, gaussian, orthonormal, power_law, sparse, with_spectrum
 
 import svdprune_ext as svdprune
 from svdprune_ext._load import load_native
@@ -189,6 +189,16 @@ def test_a_direction_with_hardly_any_energy_is_solved_in_float64_on_the_features
     assert_agrees(x, found.scores, found.rank, options={"rank": 20})
     assert svdprune.diagnose(x, rank=20).refined
     assert not svdprune.diagnose(x, rank=19).refined
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_weak_direction_of_one_token_counts_in_full_on_the_features_side(seed):
+    # Its singular value alone is too inaccurate to divide by.
+    left = torch.block_diag(torch.ones(1, 1, dtype=torch.float64), orthonormal(119, 19, seed))
+    energy = torch.cat([torch.tensor([1.4e-4]), torch.linspace(1, 0.5, 19)]).double()
+    x = (left * energy.sqrt() @ orthonormal(20, 20, seed + 1).mT).float()
+    scores, _ = svdprune.leverage_scores(x, rank=20)
+    torch.testing.assert_close(scores[0], torch.tensor(1.0), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("variance", [0.6, 0.9, 0.99])
