@@ -134,6 +134,25 @@ def test_a_hidden_eigenvector_in_one_token_is_found(token):
     assert native.lies_below(a, 1.1)
 
 
+def probe(n):
+    """The probe of csrc/hidden_eigenvalues.h, of unit length."""
+    z = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x = (z ^ (z >> np.uint64(31))) * 2.0**-64 - 0.5
+    return x / np.linalg.norm(x)
+
+
+@pytest.mark.parametrize("overlap", [1e-3, 1e-4, 1e-5])
+def test_a_hidden_eigenvector_that_the_probe_hardly_meets_is_found(overlap):
+    x = probe(300)
+    u = np.random.default_rng(0).normal(size=300)
+    u -= x @ u * x
+    u = overlap * x + np.sqrt(1 - overlap**2) * u / np.linalg.norm(u)
+    others = np.eye(300) - np.outer(u, u)
+    assert not native.lies_below(others @ hidden(300, []) @ others + 1.01 * np.outer(u, u), 1.0)
+
+
 @pytest.mark.parametrize("part", range(10))
 @pytest.mark.parametrize("make", [hard_case, plateaus])
 def test_random_spectra(make, part):
