@@ -92,6 +92,16 @@ def next_to_nothing(factor: float) -> Tensor:
     return x
 
 
+def nearly_a_copy(share: float, dtype: torch.dtype) -> Tensor:
+    """Two tokens; once either is picked, so much is left of the other one's square."""
+    return torch.tensor([[1.0, 0.0], [1.0, share**0.5]], dtype=dtype)
+
+
+def nearly_equal(more: float, dtype: torch.dtype) -> Tensor:
+    """Two orthogonal tokens, the square of the second one larger by so much."""
+    return torch.tensor([[1.0, 0.0], [0.0, (1 + more) ** 0.5]], dtype=dtype)
+
+
 def sparse(n: int, d: int, seed: int) -> Tensor:
     """Few numbers, between a millionth and one."""
     generator = torch.Generator().manual_seed(seed)

@@ -37,6 +37,14 @@ def test_any_budget(library, keep):
     assert_equal(pivoted(library, x, keep), svdprune.prune(x, keep, select="pivoted"))
 
 
+@pytest.mark.parametrize("keep", [32, 33, 70])
+def test_more_picks_than_a_warp_writes_at_a_time(library, keep):
+    x = gaussian(2, 70, 90)  # one warp, which writes the shares of 32
+    found = pivoted(library, x, keep)
+    assert_equal(found, svdprune.prune(x, keep, select="pivoted"))
+    assert found.ranks.tolist() == [keep] * 2
+
+
 def test_more_tokens_than_threads(library):
     x = torch.stack([photograph(), photograph(3)])
     x = torch.cat([x, x.flip(-1)[:, :300]], dim=1)

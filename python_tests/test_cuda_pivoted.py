@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 import torch
 from backends import on_backends
-from samples import gaussian
+from samples import gaussian, nearly_a_copy, nearly_equal
 
 import svdprune_ext as svdprune
 from svdprune_ext.reference import oracle_pivoted
@@ -52,6 +52,16 @@ def test_no_more_tokens_than_features_have_something_of_their_own(backend, dtype
     x[..., 1] *= 1e-3  # so that what rounding leaves is not nothing
     rank = svdprune.prune(backend.put(x), 40, select="pivoted").rank
     assert (rank == 2).all()
+
+
+@on_backends("dtype", [torch.float64, torch.float32])
+def test_what_counts_as_nothing_and_as_equal(backend, dtype):
+    eps = torch.finfo(dtype).eps
+    copies = torch.stack([nearly_a_copy(n * eps, dtype) for n in (90, 180)])
+    assert svdprune.prune(backend.put(copies), 2, select="pivoted").rank.tolist() == [1, 2]
+    equals = torch.stack([nearly_equal(n * eps, dtype) for n in (20, 45)])
+    indices = svdprune.prune(backend.put(equals), 1, select="pivoted").indices
+    assert indices.tolist() == [[0], [1]]
 
 
 # Several warps; more picks than registers hold; rows in global memory.

@@ -68,6 +68,14 @@ def test_tridiag_keeps_the_others(backend, name, make, options):
     assert set(solvers) == {"tridiag"}
 
 
+def test_packed_images_of_a_rank_are_left_to_tridiag(backend):
+    # Purification would count directions that are nothing but rounding.
+    x, cu_seqlens, cu_keep = gaussian(25, 48), torch.tensor([0, 20, 25]), torch.tensor([0, 5, 8])
+    moved = map(backend.put, (x, cu_seqlens, cu_keep))
+    ranks = svdprune.prune_varlen(*moved, rank=20, center=True, solver="purify").rank
+    assert ranks.tolist() == [19, 4]
+
+
 @needs_cuda
 @pytest.mark.parametrize("rank", [100, 300, 576])
 def test_auto_leaves_large_ranks_to_it(rank):

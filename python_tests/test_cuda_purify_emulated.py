@@ -142,3 +142,13 @@ def test_all_are_handed_over_that_are_in_range(library):
     x[1, 3, 4] = float("nan")
     found = eig_select(library, x, 8, hand_over=HandOver.ALWAYS, shape=Shape(4, 64))
     assert found.rank.tolist() == [HANDED_OVER, -1, 0]
+
+
+@pytest.mark.parametrize("hand_over", [HandOver.FLAT, HandOver.ALWAYS])
+def test_an_image_out_of_range_is_not_handed_over(library, hand_over):
+    x = 1e-20 * gaussian(1, 130, 200)  # whose matrix has to be formed anew
+    found = eig_select(library, x, 8, hand_over=hand_over, shape=Shape(4, 64))
+    alone = eig_select(library, x, 8, shape=Shape(4, 64))
+    assert found.rank.item() > 0
+    for one, other in zip(found.all, alone.all, strict=True):
+        assert torch.equal(one, other)

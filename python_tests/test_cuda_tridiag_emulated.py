@@ -285,6 +285,17 @@ def test_packed_images(library, rank, shape):
     assert found.count.tolist() == keeps
 
 
+def test_a_packed_images_directions_without_energy_are_not_counted(library):
+    x, cu_seqlens = gaussian(25, 48), torch.tensor([0, 20, 25])
+    cuda = Emulated(library, x, cu_seqlens)
+    means = cuda.means()  # without which 19 and 4 directions are left
+    largest = cuda.largest(means)
+    gram = gram_of(cuda.pack(torch.float32, means, largest))
+    found = eig_select(library, x, rank=20, cu_seqlens=cu_seqlens, gram=gram, largest=largest)
+    assert found.rank.tolist() == [19, 4]
+    torch.testing.assert_close(found.scores[20:].sum(), torch.tensor(4.0), atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", VIEWS)
 def test_rows_of_any_dtype_and_strides(library, dtype, name):

@@ -196,6 +196,14 @@ def test_select_coverage(scores, coverage, data):
     assert indices.tolist() == sorted(expected) + [-1] * (max_keep - count)
 
 
+def test_coverage_takes_no_token_without_a_score_however_its_sums_round():
+    # By index the small scores come first and add up; by score each of them is lost beside 1.
+    scores = np.array([1e-16] * 20 + [1.0, 0, 0], np.float32)
+    indices, count = native.select_coverage(scores, 23, 1.0)
+    assert count == 21
+    assert indices.tolist() == [*range(21), -1, -1]
+
+
 @pytest.mark.parametrize("keep", [-1, 4])
 def test_select_refuses_a_bad_keep(keep):
     scores = np.ones(3, np.float32)

@@ -8,7 +8,7 @@ import torch
 from hard_cases import hard_case
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from samples import gaussian, sample, samples
+from samples import gaussian, nearly_a_copy, nearly_equal, sample, samples
 
 import svdprune_ext as svdprune
 from svdprune_ext._load import load_native
@@ -165,6 +165,15 @@ def test_what_is_explained_follows_by_its_index():
 
 def test_ties_go_to_the_lower_index():
     assert pivoted(torch.eye(20, 32), 7).indices.tolist() == list(range(7))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_what_counts_as_nothing_and_as_equal(dtype):
+    eps = torch.finfo(dtype).eps
+    ranks = [pivoted(nearly_a_copy(n * eps, dtype), 2).rank.item() for n in (90, 180)]
+    assert ranks == [1, 2]
+    picks = [pivoted(nearly_equal(n * eps, dtype), 1).indices.item() for n in (20, 45)]
+    assert picks == [0, 1]
 
 
 @every_sample

@@ -7,7 +7,7 @@ import pytest
 import torch
 from agreement import assert_agrees
 from hard_cases import hard_case, plateaus
-from samples import behind_a_coupling, gaussian, power_law, sparse, with_spectrum
+from samples import behind_a_coupling, gaussian, orthonormal, power_law, sparse, with_spectrum
 
 import svdprune_ext as svdprune
 from svdprune_ext._load import load_native
@@ -134,6 +134,25 @@ def test_a_hidden_eigenvector_in_one_token_is_found(token):
     assert native.lies_below(a, 1.1)
 
 
+def probe(n):
+    """The probe of csrc/hidden_eigenvalues.h, of unit length."""
+    z = np.arange(1, n + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x = (z ^ (z >> np.uint64(31))) * 2.0**-64 - 0.5
+    return x / np.linalg.norm(x)
+
+
+@pytest.mark.parametrize("overlap", [1e-3, 1e-4, 1e-5])
+def test_a_hidden_eigenvector_that_the_probe_hardly_meets_is_found(overlap):
+    x = probe(300)
+    u = np.random.default_rng(0).normal(size=300)
+    u -= x @ u * x
+    u = overlap * x + np.sqrt(1 - overlap**2) * u / np.linalg.norm(u)
+    others = np.eye(300) - np.outer(u, u)
+    assert not native.lies_below(others @ hidden(300, []) @ others + 1.01 * np.outer(u, u), 1.0)
+
+
 @pytest.mark.parametrize("part", range(10))
 @pytest.mark.parametrize("make", [hard_case, plateaus])
 def test_random_spectra(make, part):
@@ -170,6 +189,35 @@ def test_a_narrow_cut_between_plateaus_is_solved_in_float64():
     assert_agrees(x, found.scores, found.rank, options={"rank": 350})
     assert svdprune.diagnose(x, rank=350).refined
     assert not svdprune.diagnose(x, rank=200).refined
+
+
+def test_a_narrow_cut_between_two_tokens_apart_is_solved_in_float64():
+    # The pair at the cut has no token in common, as long as rounding does not mix it.
+    x = 1e-5 * gaussian(200, 256)
+    x[3], x[17] = 0, 0
+    for less, refined in ((1.5e-5, True), (1e-4, False)):
+        x[3, 0], x[17, 1] = 1, 1 - less
+        found = svdprune.leverage_scores(x, rank=1)
+        assert_agrees(x, found.scores, found.rank, options={"rank": 1})
+        assert svdprune.diagnose(x, rank=1).refined.item() == refined
+
+
+def test_a_direction_with_hardly_any_energy_is_solved_in_float64_on_the_features_side():
+    x = with_spectrum(120, 20, torch.cat([torch.linspace(1, 0.1, 19), torch.tensor([5e-6])]))
+    found = svdprune.leverage_scores(x, rank=20)
+    assert_agrees(x, found.scores, found.rank, options={"rank": 20})
+    assert svdprune.diagnose(x, rank=20).refined
+    assert not svdprune.diagnose(x, rank=19).refined
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_weak_direction_of_one_token_counts_in_full_on_the_features_side(seed):
+    # Its singular value alone is too inaccurate to divide by.
+    left = torch.block_diag(torch.ones(1, 1, dtype=torch.float64), orthonormal(119, 19, seed))
+    energy = torch.cat([torch.tensor([1.4e-4]), torch.linspace(1, 0.5, 19)]).double()
+    x = (left * energy.sqrt() @ orthonormal(20, 20, seed + 1).mT).float()
+    scores, _ = svdprune.leverage_scores(x, rank=20)
+    torch.testing.assert_close(scores[0], torch.tensor(1.0), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("variance", [0.6, 0.9, 0.99])
