@@ -66,8 +66,6 @@ def numerical_ranks(matrices: Tensor, columns: Sequence[int]) -> list[int]:
     """
     wide = matrices.double()
     products = (wide @ wide.mT).cpu()
-    if products.shape[1] == 0:
-        return [0] * len(products)
     squares = torch.linalg.eigvalsh(products)
     rows = (products.diagonal(dim1=1, dim2=2) > 0).sum(1).double()
     tolerance = rows.maximum(torch.tensor(columns)) * torch.finfo(matrices.dtype).eps
