@@ -48,6 +48,7 @@ def test_raters_are_places_of_the_prompt():
     assert not raters.text_raters(x, none, none, 1, 1).any()
     valid = torch.tensor([[False, True, True, True, False]])
     assert raters.last_token(valid, vision)[0].tolist() == [False, False, False, True, False]
+    assert not raters.last_token(valid, none).any()
 
 
 def layer_call(**changes):
@@ -120,6 +121,14 @@ def test_density_peaks():
     assert recycling.density_peaks(torch.ones(1, 3, 4), 2).tolist() == [[0, 1, 0]]
 
 
+def test_means_of_sixteen_bits_are_summed_in_more():
+    x = torch.tensor(
+        [[[256.0], [1.0], [1.0], [2.0]]], dtype=torch.bfloat16
+    )  # in which 256 + 1 is 256
+    mean = recycling.means(x, torch.zeros(1, 4, dtype=torch.int64), 1)
+    assert (mean.dtype, mean.item()) == (torch.bfloat16, 65)
+
+
 def test_recycled_tokens():
     """Of 11 dropped ones int(11 * 0.3) + 1 = 4 come back, as 4 // 10 + 1 = 1 mean."""
     assert [counts.recycled_counts(n) for n in (0, 1, 11, 276)] == [(0, 0), (1, 1), (4, 1), (83, 9)]
@@ -145,6 +154,10 @@ def test_counts():
     assert PyramidDrop().counts(1, None, [288], [577]) == [144]
     assert FastV(0.25).counts(0, None, [577], [577]) == [145]
     assert SparseVLM(192).counts(1, None, [310, 40], [576, 40]) == [200, 40]
+    halves = SparseVLM(
+        (0.5, 0.25), layers=(1, 2)
+    )  # shares of the first layer's tokens, not of the last's
+    assert halves.counts(1, None, [10], [20]) == [5]
 
 
 def test_ranks_are_those_of_torch():
@@ -152,7 +165,9 @@ def test_ranks_are_those_of_torch():
     full = torch.randn(3, 12, 40, generator=generator)
     low = torch.randn(3, 12, 5, generator=generator) @ torch.randn(3, 5, 40, generator=generator)
     graded = full * torch.logspace(0, -9, 12)[:, None]  # the last rows drown in float32
-    for matrices in (full, low, graded, torch.zeros(2, 3, 4)):
+    least = 10 * torch.finfo(torch.float32).eps  # more than 2 columns lose, less than 20 rows do
+    tall = torch.tensor([[[1.0, 0.0]] * 10 + [[0.0, least]] * 10])
+    for matrices in (full, low, graded, tall, torch.zeros(2, 3, 4)):
         columns = [matrices.shape[2]] * len(matrices)
         expected = torch.linalg.matrix_rank(matrices).tolist()
         assert counts.numerical_ranks(matrices, columns) == expected
