@@ -168,6 +168,20 @@ def test_beams_and_samples_go_on_from_the_cut_cache(name):
     assert sampled.shape == out.sequences.shape
 
 
+def test_the_cache_of_a_batch_is_cropped_within_its_shortest_text():
+    model = model_of("Llava")
+    inputs = float64(model, *TWO, (7,))  # 10 and 4 tokens behind the image, and a row without one
+    with svdprune_ext.apply(model, **METHODS["1.5"][0]), torch.no_grad():
+        first = model(**inputs, use_cache=True)
+        cache, last = first.past_key_values, inputs["input_ids"][:, -4:]
+        cache.crop(-4)
+        again = model(last, attention_mask=inputs["attention_mask"], past_key_values=cache)
+        torch.testing.assert_close(again.logits, first.logits[:, -4:])
+        cache.crop(-5)
+        with pytest.raises(ValueError, match="5 slots were cropped, of which 4 are text"):
+            model(last, past_key_values=cache)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_next_turn_on_the_kept_cache(name):
     """Equals the same ids, fed one by one to the cache."""
@@ -303,9 +317,15 @@ def test_gradients_reach_the_projector_through_kept_and_merged_tokens():
             {"method": "fastv", "options": {"layer": 9}},
             "must be at most 2 in a decoder of 4",
         ),
+        ("Llava", {"method": "fastv", "options": {"layer": 0}}, "layer must be an int >= 1"),
         ("Llava", {"method": "fastv", "options": {"depth": 2}}, "option must be one of layer, got"),
         ("Llava", {"method": "pyramiddrop", "options": {"ratio": 2}}, "ratio must be a float in"),
         ("Llava", {"method": "pyramiddrop", "options": {"layers": 2}}, "layers must be ascending"),
+        (
+            "Llava",
+            {"method": "pyramiddrop", "options": {"layers": (1, 1)}},
+            "layers must be ascending",
+        ),
         ("Llava", {"method": "sparse"}, "fastv, sparsevlm, pyramiddrop, got 'sparse'"),
         ("Llava", {"tokens": 64}, "tokens must be left out for method svd"),
         ("Llava", {"then": "fastv"}, "then must be None, SparseVLM, FastV or PyramidDrop, got str"),
@@ -338,5 +358,6 @@ def test_what_does_not_work_is_refused_when_it_is_tried():
             model(input_ids=ids, pixel_values=inputs["pixel_values"])
         holds_still = oracle(model, inputs, 0, "1.5").tokens
         assert generate(model, inputs)[0][0].tolist() == holds_still
+        assert generate(model, inputs, prefill_chunk_size=length)[0][0].tolist() == holds_still
         generate(model, float64(model, (9,)), prefill_chunk_size=7)
     assert "generate" not in vars(model)
