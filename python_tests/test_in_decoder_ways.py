@@ -174,12 +174,30 @@ def test_the_cache_of_a_batch_is_cropped_within_its_shortest_text():
     with svdprune_ext.apply(model, **METHODS["1.5"][0]), torch.no_grad():
         first = model(**inputs, use_cache=True)
         cache, last = first.past_key_values, inputs["input_ids"][:, -4:]
-        cache.crop(-4)
-        again = model(last, attention_mask=inputs["attention_mask"], past_key_values=cache)
-        torch.testing.assert_close(again.logits, first.logits[:, -4:])
+        model(last[:, :1], past_key_values=cache)
+        for cropped in (5, 4):  # the text and what followed it, and the text again
+            cache.crop(-cropped)
+            again = model(last, attention_mask=inputs["attention_mask"], past_key_values=cache)
+            torch.testing.assert_close(again.logits, first.logits[:, -4:])
         cache.crop(-5)
         with pytest.raises(ValueError, match="5 slots were cropped, of which 4 are text"):
             model(last, past_key_values=cache)
+
+
+def test_a_padded_turn_of_text_before_the_image():
+    model = model_of("Llava")
+    inputs = float64(model, (12, "image", 9), (6, "image", 9))
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    one = torch.cat([mask, mask.new_ones(2, 1)], 1)
+    with svdprune_ext.apply(model, **METHODS["1.5"][0]), torch.no_grad():
+        whole = model(**inputs, use_cache=True).past_key_values
+        parts = model(ids[:, :9], attention_mask=mask[:, :9], use_cache=True).past_key_values
+        model(**{**inputs, "input_ids": ids[:, 9:]}, past_key_values=parts)
+        expected, logits = (
+            model(ids[:, -1:], attention_mask=one, past_key_values=cache).logits
+            for cache in (whole, parts)
+        )
+    torch.testing.assert_close(logits, expected)
 
 
 @pytest.mark.parametrize("name", METHODS)
