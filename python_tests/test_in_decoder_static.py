@@ -133,3 +133,4 @@ def test_programs_and_checkpoints_are_refused():
         model.train().get_decoder().gradient_checkpointing = True
         with pytest.raises(ValueError, match="does not go with gradient checkpointing"):
             model(**inputs)
+        model.eval()(**inputs)  # where no layer is run again
