@@ -260,6 +260,17 @@ def test_behind_svd_prune(then):
     assert logits.shape[1] == inputs["input_ids"].shape[1]
 
 
+def test_behind_svd_prune_in_a_batch_whose_longest_row_is_text():
+    model = model_of("Llava")
+    inputs = float64(model, (3, "image", 9), (30,))
+    with svdprune_ext.apply(model, 4, then=FastV(0.5)) as handle:
+        tokens = generate(model, inputs)[0]
+        assert handle.last.decoder.num_tokens[0] == (4, 0)
+        assert handle.last.decoder.num_tokens[-1] == (2, 0)
+        alone = generate(model, float64(model, (3, "image", 9)))[0]
+    assert torch.equal(tokens[:1], alone)
+
+
 def test_a_row_that_loses_nothing_keeps_the_gaps_in_its_position_ids():
     model = model_of("Llava")
     inputs = float64(model, (3, "image", 4), (1, "image", 2, "image", 4))
@@ -267,10 +278,27 @@ def test_a_row_that_loses_nothing_keeps_the_gaps_in_its_position_ids():
     alone = {"input_ids": inputs["input_ids"][:1, real], "pixel_values": inputs["pixel_values"][:1]}
     then = SparseVLM((12,), layers=(1,))  # of 8 tokens and of 16
     with svdprune_ext.apply(model, 8, positions="original", then=then) as handle:
-        expected = logits_of(model, alone)
-        logits = logits_of(model, inputs)[0, real]
+        expected = generate(model, alone)[1]
+        logits = generate(model, inputs)[1][:1]
         assert handle.last.decoder.num_tokens[-1] == (8, 13)
-    torch.testing.assert_close(logits, expected[0], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(logits, expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_padding_within_a_next_turn_is_not_seen(name):
+    model = model_of("Llava")
+    inputs = float64(model, *TWO)
+    ids = torch.tensor([[33, 34], [35, 36]])
+    mask = torch.cat([inputs["attention_mask"], torch.tensor([[1, 1], [0, 1]])], 1)
+    last = torch.cat([mask, mask.new_ones(2, 1)], 1)
+    results = []
+    with svdprune_ext.apply(model, **METHODS[name][0]), torch.no_grad():
+        for padding in (40, 41):
+            ids[1, 0] = padding
+            cache = model(**inputs, use_cache=True).past_key_values
+            model(ids, attention_mask=mask, past_key_values=cache)
+            results.append(model(ids[:, 1:], attention_mask=last, past_key_values=cache).logits)
+    torch.testing.assert_close(*results)
 
 
 def test_behind_svd_prune_it_equals_the_oracle_on_what_that_left():
