@@ -62,6 +62,11 @@ def test_a_share_is_rounded_up(keep, expected):
     assert counts_of(choice, (30, 12, 20)) == expected
 
 
+def test_a_share_that_is_a_whole_number_stays_it():
+    choice = choose(features(100), [[100]], None, settings(keep=0.07))  # 0.07 * 100 > 7
+    assert counts_of(choice, (100,)) == [7]
+
+
 @pytest.mark.parametrize("cap", [8, 1.0])
 def test_coverage_keeps_what_prune_adaptive_keeps(cap):
     x = features(30, 12, 20)
@@ -91,6 +96,30 @@ def test_a_shared_budget_beyond_an_images_tokens_goes_to_the_others():
     counts = counts_of(choice, sizes)
     assert counts[1] == 2
     assert sum(counts) == 40
+
+
+def test_a_shared_budget_of_images_alike_and_of_one_without_rank():
+    x = features(10)
+    choice = choose(torch.cat([x, x]), [[10], [10]], None, settings(keep=5, per="prompt"))
+    assert counts_of(choice, (10, 10)) == [3, 2]
+    zeros = torch.cat([x, torch.zeros(10, 24)])
+    choice = choose(zeros, [[10], [10]], None, settings(keep=13, per="prompt"))
+    assert counts_of(choice, (10, 10)) == [10, 3]
+
+
+def test_a_rank_beyond_one_image_is_the_others_still():
+    x = features(30, 4)
+    choice = choose(x, [[30], [4]], None, settings(keep=9, per="prompt", rank=8))
+    assert choice.rank.tolist() == [8, 4]
+    alone = svdprune_ext.leverage_scores(x[:30], rank=8).scores
+    torch.testing.assert_close(choice.scores[:30], alone)
+
+
+def test_coverage_that_is_reached_exactly_is_enough():
+    by_tile = settings(keep=1.0, per="tile", coverage=0.5)
+    choice = choose(torch.eye(4), [[2, 2]], None, by_tile)
+    assert choice.scores.tolist() == [1, 1, 1, 1]
+    assert choice.kept.tolist() == [True, False, True, False]
 
 
 def test_scores_of_tiles_or_of_all_together():
