@@ -145,6 +145,7 @@ def test_counts():
     budgets = (5, 30, 0.1, 1.0, 1e-12)
     assert [counts.fixed_count(b, 20, 40) for b in budgets] == [5, 20, 4, 20, 1]
     assert counts.fixed_count(0.5, 0, 0) == 0
+    assert counts.fixed_count(0.07, 100, 100) == 7
     attention = torch.zeros(3, 4, 9)
     attention[0, 0, 0] = attention[0, 1, 3] = 1  # rank 2
     attention[1] = torch.eye(4, 9)  # rank 4, of 4 tokens: all stay
@@ -266,6 +267,9 @@ def test_masks_by_slot():
     behind = Behind(valid, torch.zeros(1, 1, dtype=torch.int64), is_full=False)
     seen = mask_by_slot(behind, 2, "sdpa", torch.float32)
     assert seen[0, 0].tolist() == [[False, True, True, False], [False, True, True, True]]
+    padding = Behind(torch.tensor([[True, False, True]]), behind.shift, is_full=False)
+    of_padding = mask_by_slot(padding, 2, "sdpa", torch.float32)[0, 0]
+    assert of_padding.tolist() == [[True, True, False], [True, False, True]]  # it sees itself
     added = mask_by_slot(behind, 2, "eager", torch.float32)
     assert torch.equal(added == 0, seen)
     assert mask_by_slot(behind, 2, "flash_attention_2", torch.float32) is valid
