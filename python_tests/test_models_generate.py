@@ -82,13 +82,21 @@ def test_a_copied_cache_goes_its_own_way(model):
 
 def test_a_mask_that_skips_positions_is_refused(model):
     inputs = batch(model, (3, "image", 5))
-    with svdprune_ext.apply(model, keep=5), torch.no_grad():
+    with svdprune_ext.apply(model, keep=5) as handle, torch.no_grad():
         out = model(**inputs, use_cache=True)
         short = torch.ones(1, out.past_key_values.get_seq_length() + 1, dtype=torch.long)
         with pytest.raises(ValueError, match="must cover the 27 positions"):
             model(
                 input_ids=torch.tensor([[9]]),
                 attention_mask=short,
+                past_key_values=out.past_key_values,
+            )
+        # As many new tokens as were dropped, and a mask that ends before them: none would be left.
+        seen, dropped = inputs["input_ids"].shape[1], handle.last.num_tokens[0] - 5
+        with pytest.raises(ValueError, match=f"must cover the {seen} positions"):
+            model(
+                input_ids=torch.full((1, dropped), 9),
+                attention_mask=torch.ones(1, seen, dtype=torch.long),
                 past_key_values=out.past_key_values,
             )
 
