@@ -180,6 +180,16 @@ def test_energy_of_each_image(options):
     expected = [oracle_energy(image, kept.nonzero().squeeze(1)) for image, kept in images]
     assert choice.energy.tolist() == pytest.approx(expected, abs=1e-9)
     assert choose(x, [[n] for n in sizes], None, settings(keep=6, **options)).energy is None
+    of_prompts = settings(keep=6, per="prompt", scope="prompt", energy=True, **options)
+    assert len(choose(x, [[n] for n in sizes], None, of_prompts).energy) == 3
+
+
+def test_a_tile_without_tokens_gets_none():
+    x, of_tiles = features(9, 7), {"per": "tile", "scope": "tile"}
+    for options in ({}, {"method": "norm"}):
+        choice = choose(x, [[9, 0], [0, 7]], None, settings(keep=3, **of_tiles, **options))
+        assert counts_of(choice, (9, 7)) == [3, 3]
+        assert choice.total == 6
 
 
 @pytest.mark.parametrize(
@@ -240,6 +250,26 @@ def test_a_prompts_budget_where_embeddings_are_handed_over():
         assert handle.last.num_kept == kept
         model.generate(**inputs, max_new_tokens=2)
         assert handle.last.num_kept == kept
+
+
+def test_a_scope_of_prompts_is_that_of_those_with_images():
+    model = TINY["LlavaForConditionalGeneration"].build()
+    inputs = batch(model, (1, "image", 2, "image", 4), (5,), (4, "image", 3))
+    with svdprune_ext.apply(model, keep=6, scope="prompt") as handle, torch.no_grad():
+        model(**inputs)
+        assert len(handle.last.rank) == 2
+    assert handle.last.num_kept == (6, 6, 6)
+
+
+def test_a_prompts_budget_needs_the_placeholders_of_all_its_images():
+    model = TINY["LlavaForConditionalGeneration"].build()
+    inputs = batch(model, (1, "image", 2, "image", 4), (4, "image", 3))
+    first = {name: inputs[name][:1] for name in ("input_ids", "attention_mask")}
+    with (
+        svdprune_ext.apply(model, keep=6, per="prompt"),
+        pytest.raises(ValueError, match="must be those of the images encoded with them"),
+    ):
+        model(**{**inputs, **first})
 
 
 def test_newlines_go_with_the_first_dropped_token():
