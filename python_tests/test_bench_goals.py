@@ -48,6 +48,7 @@ def test_a_missed_goal_has_its_reason_with_what_was_measured():
         ({"ratio": 12.05}, "**no**, 12.00x"),
         ({"images": 8, "over": "svdprune_singly", "ratio": 1.8}, "yes, 2.0x"),
         ({"ranks": (24, 27)}, "not measured"),
+        ({"ranks": (1, 22)}, "not measured"),
         ({"ranks": (101, inf)}, "not measured"),
         ({"images": 8}, "not measured"),
         ({"over": "gram_eigh"}, "not measured"),

@@ -292,6 +292,8 @@ def test_prefill_of_a_tiny_model_on_the_cpu():
         assert row["seconds"]["total"] > row["seconds"]["prefill"] > 0
         assert row["by_hand"] > 0
         gpu_document.prefill_cells(row)
+    within = {**rows[1], "layers": [1]}  # a method within the decoder: nothing is pruned before it
+    assert gpu_document.prefill_cells(rows[1])[3] != gpu_document.prefill_cells(within)[3] == "-"
     assert json.loads(json.dumps(rows)) == rows
 
 
@@ -327,7 +329,13 @@ def test_prefill_on_the_cpu_becomes_a_section_of_the_readme(tmp_path, monkeypatc
 
 @pytest.mark.parametrize(
     ("amount", "seconds", "text"),
-    [(4e6, 0.002, "2 GB/s"), (4e12, 1, "4 TB/s"), (3, 2, "1.5 B/s"), (3, None, "-")],
+    [
+        (4e6, 0.002, "2 GB/s"),
+        (4e12, 1, "4 TB/s"),
+        (1e9, 1, "1 GB/s"),
+        (3, 2, "1.5 B/s"),
+        (3, None, "-"),
+    ],
 )
 def test_rates_are_readable(amount, seconds, text):
     assert gpu_document.format_rate(amount, seconds, "B/s") == text

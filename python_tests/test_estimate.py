@@ -23,7 +23,7 @@ QWEN_TOWER = {
     "intermediate_size": 40,
     "patch_size": 14,
     "window_size": 56,
-    "fullatt_block_indexes": [1, 3],
+    "fullatt_block_indexes": [1, 3, 7],  # there is no block 7
     "out_hidden_size": 48,
 }
 IDS = {"image_token_id": IMAGE_TOKEN}

@@ -31,6 +31,7 @@ from svdprune_ext.evaluation import (
 )
 from svdprune_ext.evaluation.answering import features
 from svdprune_ext.evaluation.energy import span_shares
+from svdprune_ext.evaluation.records import Records
 from svdprune_ext.reference import oracle_leverage, oracle_topk
 
 exam_module = sys.modules["svdprune_ext.evaluation.exam"]
@@ -199,6 +200,13 @@ def test_an_interrupted_run_goes_on_where_it_was(folder, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "quick.json").read_text()) == summary
     assert "max-min diversity" in console.file.getvalue()
     assert "| random | 32 |" in (tmp_path / "quick.md").read_text()
+
+
+def test_a_record_behind_a_broken_line_is_found_again(tmp_path):
+    path = tmp_path / "records.jsonl"
+    path.write_text('{"key": {"cell"')
+    Records(path).add({"cell": 1}, {"kept": 32})
+    assert Records(path).find({"cell": 1}) == {"key": {"cell": 1}, "kept": 32}
 
 
 def strip(summary):

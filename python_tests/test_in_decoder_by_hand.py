@@ -48,6 +48,7 @@ def test_raters_are_places_of_the_prompt():
     assert not raters.text_raters(x, none, none, 1, 1).any()
     valid = torch.tensor([[False, True, True, True, False]])
     assert raters.last_token(valid, vision)[0].tolist() == [False, False, False, True, False]
+    assert not raters.last_token(valid, none).any()
 
 
 def layer_call(**changes):
@@ -120,6 +121,13 @@ def test_density_peaks():
     assert recycling.density_peaks(torch.ones(1, 3, 4), 2).tolist() == [[0, 1, 0]]
 
 
+def test_means_of_sixteen_bits_are_summed_in_more():
+    x = torch.full((1, 2, 1), 6e4, dtype=torch.float16)  # the sum is too large for float16
+    mean = recycling.means(x, torch.zeros(1, 2, dtype=torch.int64), 1)
+    assert mean.dtype == torch.float16
+    torch.testing.assert_close(mean[0, 0, 0], x[0, 0, 0])
+
+
 def test_recycled_tokens():
     """Of 11 dropped ones int(11 * 0.3) + 1 = 4 come back, as 4 // 10 + 1 = 1 mean."""
     assert [counts.recycled_counts(n) for n in (0, 1, 11, 276)] == [(0, 0), (1, 1), (4, 1), (83, 9)]
@@ -137,6 +145,7 @@ def test_counts():
     budgets = (5, 30, 0.1, 1.0, 1e-12)
     assert [counts.fixed_count(b, 20, 40) for b in budgets] == [5, 20, 4, 20, 1]
     assert counts.fixed_count(0.5, 0, 0) == 0
+    assert counts.fixed_count(0.07, 100, 100) == 7
     attention = torch.zeros(3, 4, 9)
     attention[0, 0, 0] = attention[0, 1, 3] = 1  # rank 2
     attention[1] = torch.eye(4, 9)  # rank 4, of 4 tokens: all stay
@@ -145,6 +154,10 @@ def test_counts():
     assert PyramidDrop().counts(1, None, [288], [577]) == [144]
     assert FastV(0.25).counts(0, None, [577], [577]) == [145]
     assert SparseVLM(192).counts(1, None, [310, 40], [576, 40]) == [200, 40]
+    halves = SparseVLM(
+        (0.5, 0.25), layers=(1, 2)
+    )  # shares of the first layer's tokens, not of the last's
+    assert halves.counts(1, None, [10], [20]) == [5]
 
 
 def test_ranks_are_those_of_torch():
@@ -152,7 +165,9 @@ def test_ranks_are_those_of_torch():
     full = torch.randn(3, 12, 40, generator=generator)
     low = torch.randn(3, 12, 5, generator=generator) @ torch.randn(3, 5, 40, generator=generator)
     graded = full * torch.logspace(0, -9, 12)[:, None]  # the last rows drown in float32
-    for matrices in (full, low, graded, torch.zeros(2, 3, 4)):
+    least = 10 * torch.finfo(torch.float32).eps  # more than 2 columns lose, less than 20 rows do
+    tall = torch.tensor([[[1.0, 0.0]] * 10 + [[0.0, least]] * 10])
+    for matrices in (full, low, graded, tall, torch.zeros(2, 3, 4)):
         columns = [matrices.shape[2]] * len(matrices)
         expected = torch.linalg.matrix_rank(matrices).tolist()
         assert counts.numerical_ranks(matrices, columns) == expected
@@ -252,6 +267,9 @@ def test_masks_by_slot():
     behind = Behind(valid, torch.zeros(1, 1, dtype=torch.int64), is_full=False)
     seen = mask_by_slot(behind, 2, "sdpa", torch.float32)
     assert seen[0, 0].tolist() == [[False, True, True, False], [False, True, True, True]]
+    padding = Behind(torch.tensor([[True, False, True]]), behind.shift, is_full=False)
+    of_padding = mask_by_slot(padding, 2, "sdpa", torch.float32)[0, 0]
+    assert of_padding.tolist() == [[True, True, False], [True, False, True]]  # it sees itself
     added = mask_by_slot(behind, 2, "eager", torch.float32)
     assert torch.equal(added == 0, seen)
     assert mask_by_slot(behind, 2, "flash_attention_2", torch.float32) is valid

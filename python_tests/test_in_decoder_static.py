@@ -100,6 +100,10 @@ def test_masks_of_causal_attention_are_taken_and_others_are_refused():
         logits = model(**{**inputs, "attention_mask": causal}).logits
         real = inputs["attention_mask"].bool()
         torch.testing.assert_close(logits[real], expected[real])
+        of_heads = causal.repeat(1, 2, 1, 1)
+        of_heads[:, 1, 20, 19] = False
+        with pytest.raises(ValueError, match="attention_mask must be None, "):
+            model(**{**inputs, "attention_mask": of_heads})
         causal[:, :, 20, 22] = True
         with pytest.raises(ValueError, match="attention_mask must be None, "):
             model(**{**inputs, "attention_mask": causal})
@@ -133,3 +137,4 @@ def test_programs_and_checkpoints_are_refused():
         model.train().get_decoder().gradient_checkpointing = True
         with pytest.raises(ValueError, match="does not go with gradient checkpointing"):
             model(**inputs)
+        model.eval()(**inputs)  # where no layer is run again

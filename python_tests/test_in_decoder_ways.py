@@ -168,6 +168,38 @@ def test_beams_and_samples_go_on_from_the_cut_cache(name):
     assert sampled.shape == out.sequences.shape
 
 
+def test_the_cache_of_a_batch_is_cropped_within_its_shortest_text():
+    model = model_of("Llava")
+    inputs = float64(model, *TWO, (7,))  # 10 and 4 tokens behind the image, and a row without one
+    with svdprune_ext.apply(model, **METHODS["1.5"][0]), torch.no_grad():
+        first = model(**inputs, use_cache=True)
+        cache, last = first.past_key_values, inputs["input_ids"][:, -4:]
+        model(last[:, :1], past_key_values=cache)
+        for cropped in (5, 4):  # the text and what followed it, and the text again
+            cache.crop(-cropped)
+            again = model(last, attention_mask=inputs["attention_mask"], past_key_values=cache)
+            torch.testing.assert_close(again.logits, first.logits[:, -4:])
+        cache.crop(-5)
+        with pytest.raises(ValueError, match="5 slots were cropped, of which 4 are text"):
+            model(last, past_key_values=cache)
+
+
+def test_a_padded_turn_of_text_before_the_image():
+    model = model_of("Llava")
+    inputs = float64(model, (12, "image", 9), (6, "image", 9))
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    one = torch.cat([mask, mask.new_ones(2, 1)], 1)
+    with svdprune_ext.apply(model, **METHODS["1.5"][0]), torch.no_grad():
+        whole = model(**inputs, use_cache=True).past_key_values
+        parts = model(ids[:, :9], attention_mask=mask[:, :9], use_cache=True).past_key_values
+        model(**{**inputs, "input_ids": ids[:, 9:]}, past_key_values=parts)
+        expected, logits = (
+            model(ids[:, -1:], attention_mask=one, past_key_values=cache).logits
+            for cache in (whole, parts)
+        )
+    torch.testing.assert_close(logits, expected)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_next_turn_on_the_kept_cache(name):
     """Equals the same ids, fed one by one to the cache."""
@@ -228,6 +260,17 @@ def test_behind_svd_prune(then):
     assert logits.shape[1] == inputs["input_ids"].shape[1]
 
 
+def test_behind_svd_prune_in_a_batch_whose_longest_row_is_text():
+    model = model_of("Llava")
+    inputs = float64(model, (3, "image", 9), (30,))
+    with svdprune_ext.apply(model, 4, then=FastV(0.5)) as handle:
+        tokens = generate(model, inputs)[0]
+        assert handle.last.decoder.num_tokens[0] == (4, 0)
+        assert handle.last.decoder.num_tokens[-1] == (2, 0)
+        alone = generate(model, float64(model, (3, "image", 9)))[0]
+    assert torch.equal(tokens[:1], alone)
+
+
 def test_a_row_that_loses_nothing_keeps_the_gaps_in_its_position_ids():
     model = model_of("Llava")
     inputs = float64(model, (3, "image", 4), (1, "image", 2, "image", 4))
@@ -235,10 +278,27 @@ def test_a_row_that_loses_nothing_keeps_the_gaps_in_its_position_ids():
     alone = {"input_ids": inputs["input_ids"][:1, real], "pixel_values": inputs["pixel_values"][:1]}
     then = SparseVLM((12,), layers=(1,))  # of 8 tokens and of 16
     with svdprune_ext.apply(model, 8, positions="original", then=then) as handle:
-        expected = logits_of(model, alone)
-        logits = logits_of(model, inputs)[0, real]
+        expected = generate(model, alone)[1]
+        logits = generate(model, inputs)[1][:1]
         assert handle.last.decoder.num_tokens[-1] == (8, 13)
-    torch.testing.assert_close(logits, expected[0], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(logits, expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_padding_within_a_next_turn_is_not_seen(name):
+    model = model_of("Llava")
+    inputs = float64(model, *TWO)
+    ids = torch.tensor([[33, 34], [35, 36]])
+    mask = torch.cat([inputs["attention_mask"], torch.tensor([[1, 1], [0, 1]])], 1)
+    last = torch.cat([mask, mask.new_ones(2, 1)], 1)
+    results = []
+    with svdprune_ext.apply(model, **METHODS[name][0]), torch.no_grad():
+        for padding in (40, 41):
+            ids[1, 0] = padding
+            cache = model(**inputs, use_cache=True).past_key_values
+            model(ids, attention_mask=mask, past_key_values=cache)
+            results.append(model(ids[:, 1:], attention_mask=last, past_key_values=cache).logits)
+    torch.testing.assert_close(*results)
 
 
 def test_behind_svd_prune_it_equals_the_oracle_on_what_that_left():
@@ -303,9 +363,15 @@ def test_gradients_reach_the_projector_through_kept_and_merged_tokens():
             {"method": "fastv", "options": {"layer": 9}},
             "must be at most 2 in a decoder of 4",
         ),
+        ("Llava", {"method": "fastv", "options": {"layer": 0}}, "layer must be an int >= 1"),
         ("Llava", {"method": "fastv", "options": {"depth": 2}}, "option must be one of layer, got"),
         ("Llava", {"method": "pyramiddrop", "options": {"ratio": 2}}, "ratio must be a float in"),
         ("Llava", {"method": "pyramiddrop", "options": {"layers": 2}}, "layers must be ascending"),
+        (
+            "Llava",
+            {"method": "pyramiddrop", "options": {"layers": (1, 1)}},
+            "layers must be ascending",
+        ),
         ("Llava", {"method": "sparse"}, "fastv, sparsevlm, pyramiddrop, got 'sparse'"),
         ("Llava", {"tokens": 64}, "tokens must be left out for method svd"),
         ("Llava", {"then": "fastv"}, "then must be None, SparseVLM, FastV or PyramidDrop, got str"),
@@ -338,5 +404,6 @@ def test_what_does_not_work_is_refused_when_it_is_tried():
             model(input_ids=ids, pixel_values=inputs["pixel_values"])
         holds_still = oracle(model, inputs, 0, "1.5").tokens
         assert generate(model, inputs)[0][0].tolist() == holds_still
+        assert generate(model, inputs, prefill_chunk_size=length)[0][0].tolist() == holds_still
         generate(model, float64(model, (9,)), prefill_chunk_size=7)
     assert "generate" not in vars(model)

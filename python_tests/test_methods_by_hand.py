@@ -53,11 +53,23 @@ def test_ridge_gives_nothing_to_directions_without_energy():
     torch.testing.assert_close(scores, torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64))
 
 
+def test_ridge_gives_nothing_to_directions_that_only_rounding_holds():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4, 9, 2, generator=generator) @ torch.randn(4, 2, 6, generator=generator)
+    scores = get("ridge").select(x.double(), 1, variance=1.0).scores
+    torch.testing.assert_close(scores.sum(1), torch.full((4,), 2.0, dtype=torch.float64))
+
+
 def test_deflation_parts_where_tokens_repeat():
     # Left over are 9, 9, 4: token 0. Then 0, 0, 4: token 2. Top-K of rank 1 keeps both copies.
     x = tokens((3, 0), (3, 0), (0, 2))
     assert kept("svd", x, 2, rank=1) == [0, 1]
     assert kept("svd", x, 2, select="pivoted") == [0, 2]
+
+
+@pytest.mark.parametrize("name", ["css", "qdeim"])
+def test_where_nothing_is_left_the_lowest_indices_follow(name):
+    assert kept(name, tokens((0, 0), (0, 0), (0, 0), (1, 0)), 3) == [0, 1, 3]
 
 
 def test_qdeim():
@@ -120,6 +132,19 @@ def test_cdpruner_with_relevance():
     assert [kept("cdpruner", x, k, attention=attention) for k in (1, 2)] == [[1], [1, 2]]
 
 
+def test_equal_relevance_is_none():
+    x = torch.randn(1, 9, 4, generator=torch.Generator().manual_seed(0))
+    level = torch.full((1, 9), 0.25)
+    assert kept("cdpruner", x, 4, attention=level) == kept("cdpruner", x, 4)
+
+
+def test_rounding_does_not_decide_between_tokens_that_are_spanned():
+    row = torch.randn(8, 1, 16, generator=torch.Generator().manual_seed(0))
+    x = row * torch.rand(8, 20, 1, generator=torch.Generator().manual_seed(1))
+    indices = get("cdpruner").select(x, 3).indices
+    assert indices.tolist() == [[0, 1, 2]] * 8
+
+
 def test_cdpruner_maximises_the_determinant_step_by_step():
     x = torch.randn(1, 9, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     unit = x[0] / x[0].norm(dim=1, keepdim=True)
@@ -160,6 +185,18 @@ def test_visionzip_merges_the_rest():
     plain = get("visionzip").select(x, 2, attention=attention, contextual=0)
     assert plain.indices.tolist() == [[0, 2]]
     assert torch.equal(plain.tokens, x[:, [0, 2]])
+    # More contextual tokens than are kept: as many as are.
+    both = get("visionzip").select(x, 2, attention=attention, contextual=2)
+    most = get("visionzip").select(x, 2, attention=attention, contextual=9)
+    assert torch.equal(most.tokens, both.tokens)
+
+
+@pytest.mark.parametrize("merge", ["average", "add"])
+def test_visionzip_leaves_a_target_that_none_joins_as_it_is(merge):
+    x = tokens((5, 0), (2, 0), (0, 0))  # a row of zeros is as much like any target
+    attention = torch.tensor([[0.8, 0.1, 0.1]])
+    options = {"attention": attention, "contextual": 2, "merge": merge}
+    assert torch.equal(get("visionzip").select(x, 3, **options).tokens, x)
 
 
 @pytest.mark.parametrize(("keep", "contextual"), [(64, 10), (128, 20), (32, 5), (3, 0), (4, 1)])

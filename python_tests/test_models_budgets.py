@@ -62,6 +62,11 @@ def test_a_share_is_rounded_up(keep, expected):
     assert counts_of(choice, (30, 12, 20)) == expected
 
 
+def test_a_share_that_is_a_whole_number_stays_it():
+    choice = choose(features(100), [[100]], None, settings(keep=0.07))  # 0.07 * 100 > 7
+    assert counts_of(choice, (100,)) == [7]
+
+
 @pytest.mark.parametrize("cap", [8, 1.0])
 def test_coverage_keeps_what_prune_adaptive_keeps(cap):
     x = features(30, 12, 20)
@@ -91,6 +96,30 @@ def test_a_shared_budget_beyond_an_images_tokens_goes_to_the_others():
     counts = counts_of(choice, sizes)
     assert counts[1] == 2
     assert sum(counts) == 40
+
+
+def test_a_shared_budget_of_images_alike_and_of_one_without_rank():
+    x = features(10)
+    choice = choose(torch.cat([x, x]), [[10], [10]], None, settings(keep=5, per="prompt"))
+    assert counts_of(choice, (10, 10)) == [3, 2]
+    zeros = torch.cat([x, torch.zeros(10, 24)])
+    choice = choose(zeros, [[10], [10]], None, settings(keep=13, per="prompt"))
+    assert counts_of(choice, (10, 10)) == [10, 3]
+
+
+def test_a_rank_beyond_one_image_is_the_others_still():
+    x = features(30, 4)
+    choice = choose(x, [[30], [4]], None, settings(keep=9, per="prompt", rank=8))
+    assert choice.rank.tolist() == [8, 4]
+    alone = svdprune_ext.leverage_scores(x[:30], rank=8).scores
+    torch.testing.assert_close(choice.scores[:30], alone)
+
+
+def test_coverage_that_is_reached_exactly_is_enough():
+    by_tile = settings(keep=1.0, per="tile", coverage=0.5)
+    choice = choose(torch.eye(4), [[2, 2]], None, by_tile)
+    assert choice.scores.tolist() == [1, 1, 1, 1]
+    assert choice.kept.tolist() == [True, False, True, False]
 
 
 def test_scores_of_tiles_or_of_all_together():
@@ -151,6 +180,16 @@ def test_energy_of_each_image(options):
     expected = [oracle_energy(image, kept.nonzero().squeeze(1)) for image, kept in images]
     assert choice.energy.tolist() == pytest.approx(expected, abs=1e-9)
     assert choose(x, [[n] for n in sizes], None, settings(keep=6, **options)).energy is None
+    of_prompts = settings(keep=6, per="prompt", scope="prompt", energy=True, **options)
+    assert len(choose(x, [[n] for n in sizes], None, of_prompts).energy) == 3
+
+
+def test_a_tile_without_tokens_gets_none():
+    x, of_tiles = features(9, 7), {"per": "tile", "scope": "tile"}
+    for options in ({}, {"method": "norm"}):
+        choice = choose(x, [[9, 0], [0, 7]], None, settings(keep=3, **of_tiles, **options))
+        assert counts_of(choice, (9, 7)) == [3, 3]
+        assert choice.total == 6
 
 
 @pytest.mark.parametrize(
@@ -211,6 +250,26 @@ def test_a_prompts_budget_where_embeddings_are_handed_over():
         assert handle.last.num_kept == kept
         model.generate(**inputs, max_new_tokens=2)
         assert handle.last.num_kept == kept
+
+
+def test_a_scope_of_prompts_is_that_of_those_with_images():
+    model = TINY["LlavaForConditionalGeneration"].build()
+    inputs = batch(model, (1, "image", 2, "image", 4), (5,), (4, "image", 3))
+    with svdprune_ext.apply(model, keep=6, scope="prompt") as handle, torch.no_grad():
+        model(**inputs)
+        assert len(handle.last.rank) == 2
+    assert handle.last.num_kept == (6, 6, 6)
+
+
+def test_a_prompts_budget_needs_the_placeholders_of_all_its_images():
+    model = TINY["LlavaForConditionalGeneration"].build()
+    inputs = batch(model, (1, "image", 2, "image", 4), (4, "image", 3))
+    first = {name: inputs[name][:1] for name in ("input_ids", "attention_mask")}
+    with (
+        svdprune_ext.apply(model, keep=6, per="prompt"),
+        pytest.raises(ValueError, match="must be those of the images encoded with them"),
+    ):
+        model(**{**inputs, **first})
 
 
 def test_newlines_go_with_the_first_dropped_token():

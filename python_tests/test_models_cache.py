@@ -107,6 +107,30 @@ def test_a_static_cache_that_was_reset_takes_single_tokens(pruning):
     torch.testing.assert_close(torch.cat(steps, 1), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("pruning", [SVD, FASTV], ids=["svd", "fastv"])
+def test_a_cache_that_was_cropped_to_nothing_is_as_new(pruning):
+    model = TINY[LLAVA].build()
+    ids = torch.tensor([[5, 6, 7], [8, 9, 10]]).repeat(1, 12)  # longer than what is noted
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits
+        with svdprune_ext.apply(model, **pruning):
+            cache, argument = after_prompt(model, batch(model, (3, "image", 9), (2,)))
+            cache.crop(-cache.get_seq_length())
+            parts = ids.split([34, 1, 1], 1)
+            steps = [model(input_ids=part, **{argument: cache}).logits for part in parts]
+    torch.testing.assert_close(torch.cat(steps, 1), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_a_full_static_cache_takes_one_token_at_a_time():
+    model = TINY[LLAVA].build()
+    cache = StaticCache(config=model.config.get_text_config(), max_cache_len=64)
+    argument = cache_argument(model)
+    with svdprune_ext.apply(model, 4), torch.no_grad():
+        model(**batch(model, *TWO), **{argument: cache})
+        with pytest.raises(ValueError, match="takes one token at a time, got 2"):
+            model(input_ids=torch.full((2, 2), 7), **{argument: cache})
+
+
 def test_a_copy_of_the_cache_keeps_notes_of_its_own(model):
     inputs = batch(model, *TWO)
     with svdprune_ext.apply(model, 4), torch.no_grad():

@@ -3,6 +3,8 @@
 The ways to generate are in ``ways.py``.
 """
 
+import copy
+
 import pytest
 import torch
 from by_hand import RANK, greedy_by_hand
@@ -69,8 +71,6 @@ def test_a_static_cache_can_be_reset_and_used_again(model):
 
 
 def test_a_copied_cache_goes_its_own_way(model):
-    import copy
-
     inputs = batch(model, (3, "image", 5))
     with svdprune_ext.apply(model, keep=5), torch.no_grad():
         cache = model(**inputs, use_cache=True).past_key_values
@@ -80,15 +80,39 @@ def test_a_copied_cache_goes_its_own_way(model):
         assert torch.equal(model(**both, past_key_values=copy.deepcopy(cache)).logits, first)
 
 
+@pytest.mark.parametrize("positions", ["compact", "original"])
+def test_positions_that_begin_at_one_go_on_with_or_without_ids(positions):
+    model = TINY["PaliGemmaForConditionalGeneration"].build()
+    inputs = batch(model, (3, "image", 5))
+    more, seen = torch.tensor([[7, 8]]), inputs["input_ids"].shape[1]
+    ids = torch.tensor([[seen + 1, seen + 2]])  # PaliGemma's first position is 1
+    with svdprune_ext.apply(model, keep=5, positions=positions), torch.no_grad():
+        cache = model(**inputs, use_cache=True).past_key_values
+        for new in (1, 2):
+            own, given = (
+                model(input_ids=more[:, :new], past_key_values=copy.deepcopy(cache), **options)
+                for options in ({}, {"position_ids": ids[:, :new]})
+            )
+            torch.testing.assert_close(own.logits, given.logits)
+
+
 def test_a_mask_that_skips_positions_is_refused(model):
     inputs = batch(model, (3, "image", 5))
-    with svdprune_ext.apply(model, keep=5), torch.no_grad():
+    with svdprune_ext.apply(model, keep=5) as handle, torch.no_grad():
         out = model(**inputs, use_cache=True)
         short = torch.ones(1, out.past_key_values.get_seq_length() + 1, dtype=torch.long)
         with pytest.raises(ValueError, match="must cover the 27 positions"):
             model(
                 input_ids=torch.tensor([[9]]),
                 attention_mask=short,
+                past_key_values=out.past_key_values,
+            )
+        # As many new tokens as were dropped, and a mask that ends before them: none would be left.
+        seen, dropped = inputs["input_ids"].shape[1], handle.last.num_tokens[0] - 5
+        with pytest.raises(ValueError, match=f"must cover the {seen} positions"):
+            model(
+                input_ids=torch.full((1, dropped), 9),
+                attention_mask=torch.ones(1, seen, dtype=torch.long),
                 past_key_values=out.past_key_values,
             )
 

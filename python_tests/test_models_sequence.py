@@ -98,3 +98,32 @@ def test_a_sliding_window_counts_slots():
     seen = (by_slot["sliding_attention"] == 0).int()
     # Row 0's position 3 sees position 0, which is three away but in the slot before.
     assert seen[0, 0, 1:].tolist() == [[0, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 1]]
+
+
+def test_a_static_sliding_window_shorter_than_the_prompt_has_room_for_it():
+    layout = Layout.full(2, 0, torch.device("cpu")).extended(PACKING)
+    causal = torch.ones(1, 1, 5, 5).tril().bool()
+    mask = {"full_attention": causal, "sliding_attention": causal}
+    by_slot = attention_by_slot(mask, PACKING, layout, window=2, capacity=6)
+    assert by_slot["full_attention"].shape == (2, 1, 4, 6)
+    assert by_slot["sliding_attention"].shape == (2, 1, 4, 4)
+
+
+def test_no_mask_is_causal_behind_what_the_cache_holds():
+    before = Layout.full(2, 2, torch.device("cpu"))
+    sliding = torch.ones(1, 1, 5, 7).bool()
+    mask = {"full_attention": None, "sliding_attention": sliding}
+    by_slot = attention_by_slot(mask, PACKING, before.extended(PACKING), window=9, capacity=None)
+    assert by_slot["full_attention"][1, 0].int().tolist() == [
+        [1, 1, 1, 0, 0, 0],
+        [1, 1, 1, 1, 0, 0],
+        [1, 1, 1, 1, 1, 0],
+        [1, 1, 1, 1, 1, 1],
+    ]
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (6, 6), (5, 4)])
+def test_a_mask_of_other_positions_is_refused(shape):
+    layout = Layout.full(2, 0, torch.device("cpu")).extended(PACKING)
+    with pytest.raises(ValueError, match=r"must be \[..., 5, at least 5\] where vision"):
+        attention_by_slot(torch.ones(1, 1, *shape), PACKING, layout, window=None, capacity=None)

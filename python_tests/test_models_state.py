@@ -60,13 +60,17 @@ def test_the_record_begins_anew_with_each_call_of_the_encoder(model, inputs):
         assert handle.last.num_kept == (4,)
 
 
-def test_image_features_as_a_tuple(model, inputs):
+def test_image_features_as_a_tuple(model, inputs, monkeypatch):
     with torch.no_grad():
         expected = model.get_image_features(inputs["pixel_values"], return_dict=False)
         with svdprune_ext.apply(model, 1.0):
             got = model.get_image_features(inputs["pixel_values"], return_dict=False)
+            with monkeypatch.context() as patch:
+                patch.setattr(model.base_model.config, "return_dict", False)
+                by_config = model.base_model.get_image_features(inputs["pixel_values"])
     assert len(got) == len(expected)
     assert torch.equal(got[0], expected[0])
+    assert isinstance(by_config, tuple)
 
 
 @pytest.mark.parametrize("options", [{}, {"per": "prompt"}])

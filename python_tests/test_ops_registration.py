@@ -220,6 +220,8 @@ def test_images_under_vmap_are_one_batch(shape, dim):
 def test_features_without_tokens_are_refused_under_vmap():
     with pytest.raises(ValueError, match=r"prune: x must be .*, got shape \[16\] under vmap"):
         torch.vmap(lambda x: ops.prune(x, 4))(gaussian(12, 16))
+    with pytest.raises(ValueError, match=r"prune: x must be .*, got shape \[2, 2, 12, 16\] under"):
+        torch.vmap(lambda x: ops.prune(x, 4))(gaussian(3, 2, 2, 12, 16))
 
 
 def test_forward_derivatives():

@@ -47,7 +47,7 @@ def fixed_count(budget: int | float, tokens: int, at_first: int) -> int:
     """Tokens kept of ``tokens``: a number, or a share of the ``at_first`` of the first layer, rounded up."""
     if isinstance(budget, int):
         return min(budget, tokens)
-    # 0.1 of 30 tokens are 3, although 0.1 * 30 > 3 in floating point.
+    # 0.07 of 100 tokens are 7, although 0.07 * 100 > 7 in floating point.
     return min(max(1, math.ceil(budget * at_first - 1e-9)), tokens)
 
 
@@ -66,8 +66,6 @@ def numerical_ranks(matrices: Tensor, columns: Sequence[int]) -> list[int]:
     """
     wide = matrices.double()
     products = (wide @ wide.mT).cpu()
-    if products.shape[1] == 0:
-        return [0] * len(products)
     squares = torch.linalg.eigvalsh(products)
     rows = (products.diagonal(dim1=1, dim2=2) > 0).sum(1).double()
     tolerance = rows.maximum(torch.tensor(columns)) * torch.finfo(matrices.dtype).eps

@@ -46,12 +46,12 @@ def above_mean(shares: Tensor, is_text: Tensor) -> Tensor:
 def text_raters(
     embeddings: Tensor, vision: Tensor, text: Tensor, most_vision: int, most_text: int
 ) -> Tensor:
-    """SparseVLM's raters, bool [B, M]; none in a row without vision tokens.
+    """SparseVLM's raters, bool [B, M].
 
     Args:
         embeddings: What the first decoder layer gets [B, M, D].
         vision: Which of it are vision tokens, bool [B, M].
-        text: The text after the last of them, bool [B, M].
+        text: The text after the last of them; none in a row without, bool [B, M].
         most_vision: The most vision tokens of a row.
         most_text: The most tokens of text of a row.
 
@@ -62,7 +62,7 @@ def text_raters(
     shares = relevance(
         rows_at(embeddings, at_vision), rows_at(embeddings, at_text), is_vision, is_text
     )
-    raters = above_mean(shares, is_text) & is_vision.any(1, keepdim=True)
+    raters = above_mean(shares, is_text)
     return mask_of(at_text.masked_fill(~raters, -1), embeddings.shape[1])
 
 

@@ -66,7 +66,6 @@ def ridge(
     total = held[:, -1:]
     if rank is None:
         r = (held < variance * total).sum(-1, keepdim=True) + 1
-        r = r.clamp_max(energy.shape[-1])
     else:
         r = torch.full_like(total, rank, dtype=torch.int64)
     damping = (total - held.gather(1, r - 1)).clamp_min(0) / r

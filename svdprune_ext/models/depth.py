@@ -162,7 +162,7 @@ class DepthSide(OfOneModel):
         self._step = Step(
             decoder=self._decoder,
             positions=self._method.positions,
-            given=given[..., -new:],
+            given=given,
             past=past,
             slots=past_slots.followed_by(valid[:, past:], tokens.are_all_valid),
             before=before,

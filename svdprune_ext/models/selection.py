@@ -186,7 +186,7 @@ def _score(features: Tensor, lengths: list[int], s: Settings) -> tuple[Tensor, T
 def _count(keep: int | float, tokens: int) -> int:
     if isinstance(keep, int):
         return min(keep, tokens)
-    # 0.1 of 30 tokens are 3, although 0.1 * 30 > 3 in floating point.
+    # 0.07 of 100 tokens are 7, although 0.07 * 100 > 7 in floating point.
     return min(max(1, math.ceil(keep * tokens - 1e-9)), tokens)
 
 
