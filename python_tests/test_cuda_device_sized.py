@@ -4,11 +4,10 @@ import emulated
 import emulated_backend
 import pytest
 import torch
-from agreement import assert_agrees
+from backends import Backend
 from conftest import built_once
 from samples import gaussian, photograph, power_law, with_spectrum
-
-import svdprune_ext as svdprune
+from test_cuda_tridiag import assert_tridiag_agrees, ran
 
 pytestmark = pytest.mark.skipif(
     bool(emulated_backend.why_not()), reason=emulated_backend.why_not() or "can be emulated"
@@ -49,9 +48,6 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_it_agrees_with_the_oracle(device_sized, case):
     x = CASES[case]()
-    with emulated_backend.in_place_of_the_operators(device_sized, NAMESPACE):
-        tokens, indices, scores, rank = svdprune.prune(x, 32, solver="tridiag")
-        solvers = svdprune.diagnose(x, solver="tridiag").solver
-    assert set(solvers) == {"tridiag"}
-    assert_agrees(x, scores, rank, indices, options={"solver": "eigh"})
-    assert torch.equal(tokens, torch.take_along_dim(x, indices[..., None], dim=-2))
+    with emulated_backend.in_place_of_the_operators(device_sized, NAMESPACE) as state:
+        assert set(ran(x)[0]) == {"tridiag"}
+        assert_tridiag_agrees(Backend("emulated", "cpu", state), x, 32)

@@ -217,8 +217,7 @@ def _install(
     vision, side, depth, turn = None, None, None, Turn()
     if within is not None:
         check_model(within, family, decoder)
-    removers: list[Callable[[], None]] = []
-    removers.append(base.register_forward_pre_hook(turn.before_model).remove)
+    removers: list[Callable[[], None]] = [base.register_forward_pre_hook(turn.before_model).remove]
     if settings is not None:
         attention = _tower_attention(family, base, settings)
         vision = VisionSide(family, base, settings, attention, turn)

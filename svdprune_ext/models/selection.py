@@ -11,7 +11,6 @@ Everything but such a sharing stays on the device, with no wait for it.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from svdprune_ext.energy import captured_energy
+from svdprune_ext.in_decoder.counts import fixed_count
 from svdprune_ext.methods import get
 from svdprune_ext.models.settings import LEVELS, Settings
 from svdprune_ext.ops import leverage_scores, prune, prune_adaptive, prune_varlen
@@ -184,10 +184,7 @@ def _score(features: Tensor, lengths: list[int], s: Settings) -> tuple[Tensor, T
 
 
 def _count(keep: int | float, tokens: int) -> int:
-    if isinstance(keep, int):
-        return min(keep, tokens)
-    # 0.07 of 100 tokens are 7, although 0.07 * 100 > 7 in floating point.
-    return min(max(1, math.ceil(keep * tokens - 1e-9)), tokens)
+    return fixed_count(keep, tokens, at_first=tokens)
 
 
 def _share(keep: int | float, budgets: list[int], units: list[int], ranks: list[int]) -> list[int]:
