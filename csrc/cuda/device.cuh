@@ -73,6 +73,15 @@ __device__ inline __nv_bfloat16 from_double(double value) {
   return __float2bfloat16_rn(static_cast<float>(value));
 }
 
+// Numbers as the 16 bytes that they take.
+template <class S, int count>
+__device__ inline uint4 as_bytes(const S (&numbers)[count]) {
+  uint4 bytes;
+  static_assert(sizeof numbers == sizeof bytes);
+  memcpy(&bytes, numbers, sizeof bytes);
+  return bytes;
+}
+
 // Calls f(S{}) with the number type of a dtype.
 template <class F>
 void with_type(Dtype dtype, F&& f) {

@@ -126,9 +126,7 @@ class Panels<S, false> {
       for (int n = 0; n < kNumbers; ++n) {
         numbers[n] = n < count ? from[n * x_.feature_stride] : from_double<S>(0);
       }
-      uint4 bytes;
-      memcpy(&bytes, numbers, sizeof bytes);
-      *reinterpret_cast<uint4*>(panel + place_of(row, piece)) = bytes;
+      *reinterpret_cast<uint4*>(panel + place_of(row, piece)) = as_bytes(numbers);
     }
   }
 };

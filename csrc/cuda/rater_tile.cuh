@@ -87,9 +87,7 @@ __device__ uint4 eight_numbers(const S* row, int64_t stride, int64_t feature, in
   for (int n = 0; n < 8; ++n) {
     numbers[n] = n < left ? row[(feature + n) * stride] : from_double<S>(0);
   }
-  uint4 bytes;
-  memcpy(&bytes, numbers, sizeof bytes);
-  return bytes;
+  return as_bytes(numbers);
 }
 
 // sums = q k^T, neither scaled nor masked. q: rows of raters g and g + 8, or null; key_row(group, key): that of a
